@@ -1,0 +1,38 @@
+// Which instruction sets this processor has, and which one the kernels are told to use.
+//
+// Every kernel source is compiled once per capability, inside a namespace of the capability's name
+// (the macro XMKERN_CAPABILITY). A family keeps the compiled variants in a KernelTable and picks at run time.
+// Kernel sources include no standard-library header that defines inline code: two copies of one inline function
+// compiled for different instruction sets would be merged by the linker, and the wrong one might survive.
+#pragma once
+
+namespace xmkern {
+
+// Ordered: each level has all that the levels before it have.
+enum class Capability : int { baseline, avx2, avx512, avx512_vpopcntdq, avx512_bf16 };
+inline constexpr int capability_count = 5;
+
+const char* capability_name(Capability capability);
+
+// The highest capability that this processor and operating system can run.
+Capability detected_capability();
+
+// The capability in force: the detected one unless set lower.
+Capability current_capability();
+
+// Returns false, and changes nothing, if the processor lacks the capability.
+bool set_current_capability(Capability capability);
+
+// The variants of one family's kernels, indexed by capability; absent ones are null, baseline never is.
+template <class Kernels>
+struct KernelTable {
+  const Kernels* variants[capability_count];
+
+  const Kernels& pick() const {
+    int level = static_cast<int>(current_capability());
+    while (variants[level] == nullptr) --level;
+    return *variants[level];
+  }
+};
+
+}  // namespace xmkern

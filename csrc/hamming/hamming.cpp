@@ -1,0 +1,310 @@
+#include "hamming/hamming.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/capability.h"
+#include "core/parallel.h"
+#include "hamming/kernels.h"
+
+namespace xmkern {
+
+namespace baseline {
+extern const hamming::Kernels hamming_kernels;
+}
+#if XMKERN_X86
+namespace avx2 {
+extern const hamming::Kernels hamming_kernels;
+}
+namespace avx512 {
+extern const hamming::Kernels hamming_kernels;
+}
+namespace avx512_vpopcntdq {
+extern const hamming::Kernels hamming_kernels;
+}
+#endif
+
+namespace hamming {
+
+const Kernels& kernels() {
+#if XMKERN_X86
+  static const KernelTable<Kernels> table{{&baseline::hamming_kernels, &avx2::hamming_kernels, &avx512::hamming_kernels,
+                                           &avx512_vpopcntdq::hamming_kernels, nullptr}};
+#else
+  static const KernelTable<Kernels> table{{&baseline::hamming_kernels}};
+#endif
+  return table.pick();
+}
+
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int words_of(Codes codes) { return static_cast<int>(ceil_div(codes.bytes, 8)); }
+
+// Planes that fit in the first-level cache beside the queries.
+int64_t tile_size(int words) {
+  const int64_t fitting = 16384 / (8 * words);
+  return std::max<int64_t>(block, fitting / block * block);
+}
+
+// Walks codes [begin, end) tile by tile, word-major. The callback gets the tile and the index of its first code.
+class Tiles {
+ public:
+  Tiles(Codes codes, const Kernels& kernels)
+      : codes_(codes), kernels_(kernels), words_(words_of(codes)), stride_(tile_size(words_)) {}
+
+  template <class Visit>
+  void each(int64_t begin, int64_t end, Visit&& visit) {
+    for (int64_t start = begin; start < end; start += stride_) {
+      const int64_t count = std::min(stride_, end - start);
+      const uint8_t* rows = codes_.data + start * codes_.bytes;
+      // One-word codes lie as a plane already; the last, partial block is copied so that it can be padded.
+      if (codes_.bytes == 8 && count % block == 0 && reinterpret_cast<uintptr_t>(rows) % 8 == 0) {
+        visit(Tile{reinterpret_cast<const uint64_t*>(rows), count, count, 1}, start);
+        continue;
+      }
+      if (planes_.empty()) planes_.resize(static_cast<size_t>(words_ * stride_ + 8));
+      uint64_t* planes = planes_.data();
+      planes += (64 - reinterpret_cast<uintptr_t>(planes) % 64) % 64 / 8;
+      const int64_t padded = ceil_div(count, block) * block;
+      kernels_.transpose(rows, count, codes_.bytes, planes, padded);
+      visit(Tile{planes, padded, count, words_}, start);
+    }
+  }
+
+ private:
+  Codes codes_;
+  const Kernels& kernels_;
+  int words_;
+  int64_t stride_;
+  std::vector<uint64_t> planes_;
+};
+
+// Rows as whole 64-bit words, padded with zero bits: [count, words].
+std::vector<uint64_t> as_words(Codes codes, int64_t begin, int64_t count) {
+  const int words = words_of(codes);
+  std::vector<uint64_t> out(static_cast<size_t>(count * words), 0);
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(out.data() + i * words, codes.data + (begin + i) * codes.bytes, static_cast<size_t>(codes.bytes));
+  return out;
+}
+
+struct Hit {
+  int32_t distance;
+  int64_t index;
+};
+
+bool by_distance(const Hit& a, const Hit& b) { return a.distance < b.distance; }
+
+// The k nearest of a stream of hits that comes in ascending index, so that a later hit never displaces an equal one.
+//
+// A histogram of the distances kept gives the k-th smallest exactly and at once; the hits themselves are only appended,
+// and thrown out in bulk when the buffer is full. Both are O(1) a hit: no heap.
+class Nearest {
+ public:
+  Nearest(int64_t k, int64_t bits)
+      : k_(k), limit_(k > 0 ? static_cast<int32_t>(bits) + 1 : 0), counts_(static_cast<size_t>(bits) + 2, 0) {}
+
+  // Hits must be nearer than this: the k-th smallest distance so far, or more than any distance if there are fewer.
+  int32_t limit() const { return limit_; }
+
+  int32_t add(int32_t distance, int64_t index) {
+    if (static_cast<int64_t>(hits_.size()) >= 2 * k_ + 64) compact();
+    hits_.push_back({distance, index});
+    ++counts_[static_cast<size_t>(distance)];
+    ++within_;
+    // within_ counts the hits at distance <= limit_.
+    while (within_ - counts_[static_cast<size_t>(limit_)] >= k_) within_ -= counts_[static_cast<size_t>(limit_--)];
+    return limit_;
+  }
+
+  // The hits in order of (distance, index), k at most.
+  std::vector<Hit>& sorted() {
+    compact();
+    std::stable_sort(hits_.begin(), hits_.end(), by_distance);
+    return hits_;
+  }
+
+ private:
+  // Drops what is farther than the k-th distance, and of those at it all but the earliest.
+  void compact() {
+    if (within_ <= k_ && static_cast<int64_t>(hits_.size()) == within_) return;
+    int64_t& ties = counts_[static_cast<size_t>(limit_)];
+    ties -= std::max<int64_t>(0, within_ - k_);
+    within_ = std::min(within_, k_);
+    int64_t room = ties;
+    const auto dropped = [&](const Hit& hit) {
+      return hit.distance > limit_ || (hit.distance == limit_ && room-- <= 0);
+    };
+    hits_.erase(std::remove_if(hits_.begin(), hits_.end(), dropped), hits_.end());
+  }
+
+  int64_t k_;
+  int32_t limit_;
+  int64_t within_ = 0;
+  std::vector<int64_t> counts_;
+  std::vector<Hit> hits_;
+};
+
+// The `Accept` of a scan whose queries each have a Nearest, and whose tile starts at `offset`.
+struct NearestSink {
+  std::vector<Nearest>& nearest;
+  int64_t offset = 0;
+
+  static int32_t accept(void* self, int64_t query, int64_t position, int32_t distance) {
+    auto* sink = static_cast<NearestSink*>(self);
+    return sink->nearest[static_cast<size_t>(query)].add(distance, sink->offset + position);
+  }
+};
+
+struct RangeSink {
+  std::vector<std::vector<Hit>>& hits;
+  int32_t limit;
+  int64_t offset = 0;
+
+  static int32_t accept(void* self, int64_t query, int64_t position, int32_t distance) {
+    auto* sink = static_cast<RangeSink*>(self);
+    sink->hits[static_cast<size_t>(query)].push_back({distance, sink->offset + position});
+    return sink->limit;
+  }
+};
+
+// How a search is cut into tasks. Queries go in batches, so that a tile is transposed once for many of them; when there
+// are fewer batches than threads, the codes are cut too, and the parts are merged in order. Results are exact, so
+// they do not depend on the cut.
+struct Plan {
+  int64_t queries, codes, batch, batches, parts;
+
+  Plan(int64_t query_count, int64_t code_count, int threads) : queries(query_count), codes(code_count) {
+    constexpr int64_t most_queries = 256, fewest_codes = 16384;
+    const int64_t workers = std::max(threads, 1);
+    batch = std::clamp<int64_t>(ceil_div(queries, workers), 1, most_queries);
+    batches = ceil_div(queries, batch);
+    parts = batches >= workers
+                ? 1
+                : std::clamp<int64_t>(ceil_div(workers, batches), 1, std::max<int64_t>(1, codes / fewest_codes));
+  }
+
+  int64_t tasks() const { return batches * parts; }
+  int64_t first_query(int64_t task) const { return task / parts * batch; }
+  int64_t query_count(int64_t task) const { return std::min(batch, queries - first_query(task)); }
+  // Parts start at whole blocks, so that one-word codes need no copy.
+  int64_t part_begin(int64_t part) const { return std::min(codes, ceil_div(codes * part / parts, block) * block); }
+};
+
+// Runs `kernels.scan` for one task over its part of the codes.
+template <class Sink>
+void scan_task(const Plan& plan, int64_t task, Codes queries, Codes codes, std::vector<int32_t>& limits, Sink& sink) {
+  const Kernels& kernels = hamming::kernels();
+  const int64_t part = task % plan.parts, count = plan.query_count(task);
+  const std::vector<uint64_t> words = as_words(queries, plan.first_query(task), count);
+  Tiles(codes, kernels).each(plan.part_begin(part), plan.part_begin(part + 1), [&](const Tile& tile, int64_t start) {
+    sink.offset = start;
+    kernels.scan(tile, words.data(), count, limits.data(), &sink, Sink::accept);
+  });
+}
+
+void write_row(const std::vector<Hit>& hits, int64_t k, int32_t* distances, int64_t* indices) {
+  const int64_t found = std::min(k, static_cast<int64_t>(hits.size()));
+  for (int64_t i = 0; i < found; ++i) {
+    distances[i] = hits[static_cast<size_t>(i)].distance;
+    indices[i] = hits[static_cast<size_t>(i)].index;
+  }
+  std::fill(distances + found, distances + k, -1);
+  std::fill(indices + found, indices + k, -1);
+}
+
+// The hits of a query's parts, each ordered, as one ordered list. Parts ascend in index, and the sort is stable.
+std::vector<Hit> merge_parts(std::vector<std::vector<Hit>>& parts, int64_t first, int64_t count) {
+  std::vector<Hit> all = std::move(parts[static_cast<size_t>(first)]);
+  for (int64_t p = 1; p < count; ++p) {
+    const auto& part = parts[static_cast<size_t>(first + p)];
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  std::stable_sort(all.begin(), all.end(), by_distance);
+  return all;
+}
+
+}  // namespace
+
+void distances(Codes a, Codes b, int32_t* out, int threads) {
+  const int words = words_of(b);
+  const std::vector<uint64_t> rows = as_words(a, 0, a.count);
+  const int64_t chunk = tile_size(words);
+  parallel_for(ceil_div(b.count, chunk), threads, [&](int64_t task) {
+    const Kernels& kernels = hamming::kernels();
+    const int64_t begin = task * chunk;
+    Tiles(b, kernels).each(begin, std::min(begin + chunk, b.count), [&](const Tile& tile, int64_t start) {
+      for (int64_t i = 0; i < a.count; ++i) kernels.distances(tile, rows.data() + i * words, out + i * b.count + start);
+    });
+  });
+}
+
+void topk(Codes queries, Codes codes, int64_t k, int32_t* distances, int64_t* indices, int threads) {
+  const Plan plan(queries.count, codes.count, threads);
+  // Only a search whose codes are cut keeps hits beyond its task.
+  std::vector<std::vector<Hit>> parts(plan.parts > 1 ? static_cast<size_t>(queries.count * plan.parts) : 0);
+  parallel_for(plan.tasks(), threads, [&](int64_t task) {
+    const int64_t first = plan.first_query(task), count = plan.query_count(task);
+    std::vector<Nearest> nearest(static_cast<size_t>(count), Nearest(k, codes.bytes * 8));
+    std::vector<int32_t> limits;
+    for (const Nearest& n : nearest) limits.push_back(n.limit());
+    NearestSink sink{nearest};
+    scan_task(plan, task, queries, codes, limits, sink);
+    for (int64_t q = 0; q < count; ++q) {
+      auto& hits = nearest[static_cast<size_t>(q)].sorted();
+      if (plan.parts > 1)
+        parts[static_cast<size_t>((first + q) * plan.parts + task % plan.parts)] = std::move(hits);
+      else
+        write_row(hits, k, distances + (first + q) * k, indices + (first + q) * k);
+    }
+  });
+  if (plan.parts > 1)
+    for (int64_t q = 0; q < queries.count; ++q)
+      write_row(merge_parts(parts, q * plan.parts, plan.parts), k, distances + q * k, indices + q * k);
+}
+
+std::vector<int64_t> range(Codes queries, Codes codes, int32_t radius, Neighbours& found, int threads) {
+  const Plan plan(queries.count, codes.count, threads);
+  std::vector<std::vector<Hit>> parts(static_cast<size_t>(queries.count * plan.parts));
+  parallel_for(plan.tasks(), threads, [&](int64_t task) {
+    const int64_t first = plan.first_query(task), count = plan.query_count(task);
+    std::vector<std::vector<Hit>> hits(static_cast<size_t>(count));
+    std::vector<int32_t> limits(static_cast<size_t>(count), radius + 1);
+    RangeSink sink{hits, radius + 1};
+    scan_task(plan, task, queries, codes, limits, sink);
+    for (int64_t q = 0; q < count; ++q)
+      parts[static_cast<size_t>((first + q) * plan.parts + task % plan.parts)] =
+          std::move(hits[static_cast<size_t>(q)]);
+  });
+  std::vector<int64_t> lims(static_cast<size_t>(queries.count) + 1, 0);
+  for (int64_t q = 0; q < queries.count; ++q) {
+    int64_t count = 0;
+    for (int64_t p = 0; p < plan.parts; ++p)
+      count += static_cast<int64_t>(parts[static_cast<size_t>(q * plan.parts + p)].size());
+    lims[static_cast<size_t>(q) + 1] = lims[static_cast<size_t>(q)] + count;
+  }
+  found.distances.resize(static_cast<size_t>(lims.back()));
+  found.indices.resize(static_cast<size_t>(lims.back()));
+  parallel_for(queries.count, threads, [&](int64_t q) {
+    size_t out = static_cast<size_t>(lims[static_cast<size_t>(q)]);
+    for (const Hit& hit : merge_parts(parts, q * plan.parts, plan.parts)) {
+      found.distances[out] = hit.distance;
+      found.indices[out++] = hit.index;
+    }
+  });
+  return lims;
+}
+
+void pack(const uint8_t* flags, int64_t rows, int64_t bits, uint8_t* out, int threads) {
+  const int64_t bytes = ceil_div(bits, 8), chunk = std::max<int64_t>(1, 65536 / std::max<int64_t>(bits, 1));
+  parallel_for(ceil_div(rows, chunk), threads, [&](int64_t task) {
+    const Kernels& kernels = hamming::kernels();
+    const int64_t end = std::min(rows, (task + 1) * chunk);
+    for (int64_t row = task * chunk; row < end; ++row) kernels.pack(flags + row * bits, bits, out + row * bytes);
+  });
+}
+
+}  // namespace hamming
+}  // namespace xmkern

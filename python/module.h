@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+
+using Address = std::uintptr_t;
+
+void bind_hamming(pybind11::module_& module);
