@@ -42,46 +42,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int words_of(Codes codes) { return static_cast<int>(ceil_div(codes.bytes, 8)); }
 
-// Planes that fit in the first-level cache beside the queries.
-int64_t tile_size(int words) {
-  const int64_t fitting = 16384 / (8 * words);
-  return std::max<int64_t>(block, fitting / block * block);
-}
-
-// Walks codes [begin, end) tile by tile, word-major. The callback gets the tile and the index of its first code.
-class Tiles {
- public:
-  Tiles(Codes codes, const Kernels& kernels)
-      : codes_(codes), kernels_(kernels), words_(words_of(codes)), stride_(tile_size(words_)) {}
-
-  template <class Visit>
-  void each(int64_t begin, int64_t end, Visit&& visit) {
-    for (int64_t start = begin; start < end; start += stride_) {
-      const int64_t count = std::min(stride_, end - start);
-      const uint8_t* rows = codes_.data + start * codes_.bytes;
-      // One-word codes lie as a plane already; the last, partial block is copied so that it can be padded.
-      if (codes_.bytes == 8 && count % block == 0 && reinterpret_cast<uintptr_t>(rows) % 8 == 0) {
-        visit(Tile{reinterpret_cast<const uint64_t*>(rows), count, count, 1}, start);
-        continue;
-      }
-      if (planes_.empty()) planes_.resize(static_cast<size_t>(words_ * stride_ + 8));
-      uint64_t* planes = planes_.data();
-      planes += (64 - reinterpret_cast<uintptr_t>(planes) % 64) % 64 / 8;
-      const int64_t padded = ceil_div(count, block) * block;
-      kernels_.transpose(rows, count, codes_.bytes, planes, padded);
-      visit(Tile{planes, padded, count, words_}, start);
-    }
-  }
-
- private:
-  Codes codes_;
-  const Kernels& kernels_;
-  int words_;
-  int64_t stride_;
-  std::vector<uint64_t> planes_;
-};
-
-// Rows as whole 64-bit words, padded with zero bits: [count, words].
+// Copies rows to whole 64-bit words, padded with zero bits: [count, words].
 std::vector<uint64_t> as_words(Codes codes, int64_t begin, int64_t count) {
   const int words = words_of(codes);
   std::vector<uint64_t> out(static_cast<size_t>(count * words), 0);
@@ -89,6 +50,41 @@ std::vector<uint64_t> as_words(Codes codes, int64_t begin, int64_t count) {
     std::memcpy(out.data() + i * words, codes.data + (begin + i) * codes.bytes, static_cast<size_t>(codes.bytes));
   return out;
 }
+
+// Calls visit(rows, index of the first) for codes [begin, end), at most `step` at a time, as rows of whole words.
+template <class Visit>
+void each_rows(Codes codes, int64_t begin, int64_t end, int64_t step, Visit&& visit) {
+  const int words = words_of(codes);
+  for (int64_t start = begin; start < end; start += step) {
+    const int64_t count = std::min(step, end - start);
+    if (codes.bytes % 8 == 0) {
+      visit(Rows{codes.data + start * codes.bytes, count, words}, start);
+    } else {
+      const std::vector<uint64_t> padded = as_words(codes, start, count);
+      visit(Rows{reinterpret_cast<const uint8_t*>(padded.data()), count, words}, start);
+    }
+  }
+}
+
+// The planes that each word of the queries picks: [count, words, path_steps].
+std::vector<uint16_t> plane_paths(const std::vector<uint64_t>& queries, int plane_words) {
+  std::vector<uint16_t> paths(queries.size() * path_steps);
+  for (size_t i = 0; i < queries.size(); ++i) path(queries[i], plane_words, paths.data() + i * path_steps);
+  return paths;
+}
+
+// Memory for the tabulated planes of a slice, aligned to whole registers.
+class Planes {
+ public:
+  Planes(int words, int slice) : memory_(static_cast<size_t>(words * tabulated_planes * slice / 64) + 8) {}
+  uint64_t* data() {
+    uint64_t* start = memory_.data();
+    return start + (64 - reinterpret_cast<uintptr_t>(start) % 64) % 64 / 8;
+  }
+
+ private:
+  std::vector<uint64_t> memory_;
+};
 
 struct Hit {
   int32_t distance;
@@ -170,38 +166,51 @@ struct RangeSink {
   }
 };
 
-// How a search is cut into tasks. Queries go in batches, so that a tile is transposed once for many of them; when there
-// are fewer batches than threads, the codes are cut too, and the parts are merged in order. Results are exact, so
-// they do not depend on the cut.
+// How a search is cut into tasks. Queries go in large batches, so that a slice is cut into planes once for many of
+// them; unless there are many batches, the codes are split too, and the parts are merged in order. Results are exact,
+// so they do not depend on the cut.
 struct Plan {
   int64_t queries, codes, batch, batches, parts;
 
   Plan(int64_t query_count, int64_t code_count, int threads) : queries(query_count), codes(code_count) {
-    constexpr int64_t most_queries = 256, fewest_codes = 16384;
+    constexpr int64_t most_queries = 512, fewest_codes = 16384;
     const int64_t workers = std::max(threads, 1);
-    batch = std::clamp<int64_t>(ceil_div(queries, workers), 1, most_queries);
-    batches = ceil_div(queries, batch);
-    parts = batches >= workers
-                ? 1
-                : std::clamp<int64_t>(ceil_div(workers, batches), 1, std::max<int64_t>(1, codes / fewest_codes));
+    batches = std::max<int64_t>(1, ceil_div(queries, most_queries));
+    batch = std::max<int64_t>(1, ceil_div(queries, batches));
+    const bool enough = batches >= 4 * workers;
+    parts = enough ? 1 : std::clamp<int64_t>(codes / fewest_codes, 1, workers);
   }
 
   int64_t tasks() const { return batches * parts; }
   int64_t first_query(int64_t task) const { return task / parts * batch; }
   int64_t query_count(int64_t task) const { return std::min(batch, queries - first_query(task)); }
-  // Parts start at whole blocks, so that one-word codes need no copy.
-  int64_t part_begin(int64_t part) const { return std::min(codes, ceil_div(codes * part / parts, block) * block); }
+  int64_t part_begin(int64_t part) const { return codes / parts * part + std::min(codes % parts, part); }
 };
 
-// Runs `kernels.scan` for one task over its part of the codes.
+// Offers the codes of one task's part to its queries. limits [queries of the task]
 template <class Sink>
 void scan_task(const Plan& plan, int64_t task, Codes queries, Codes codes, std::vector<int32_t>& limits, Sink& sink) {
+  // From this many queries on, cutting the codes into bit planes pays.
+  constexpr int64_t many = 12;
   const Kernels& kernels = hamming::kernels();
   const int64_t part = task % plan.parts, count = plan.query_count(task);
+  const int64_t begin = plan.part_begin(part), end = plan.part_begin(part + 1);
   const std::vector<uint64_t> words = as_words(queries, plan.first_query(task), count);
-  Tiles(codes, kernels).each(plan.part_begin(part), plan.part_begin(part + 1), [&](const Tile& tile, int64_t start) {
+  const Offer offer{limits.data(), &sink, Sink::accept};
+  if (count < many) {
+    each_rows(codes, begin, end, 1 << 16, [&](Rows rows, int64_t start) {
+      sink.offset = start;
+      kernels.scan_rows(rows, words.data(), count, offer);
+    });
+    return;
+  }
+  const int width = words_of(codes);
+  const std::vector<uint16_t> paths = plane_paths(words, kernels.slice / 64);
+  Planes planes(width, kernels.slice);
+  each_rows(codes, begin, end, kernels.slice, [&](Rows rows, int64_t start) {
     sink.offset = start;
-    kernels.scan(tile, words.data(), count, limits.data(), &sink, Sink::accept);
+    kernels.cut(rows, planes.data());
+    kernels.scan_slice(planes.data(), rows, words.data(), paths.data(), count, offer);
   });
 }
 
@@ -229,14 +238,15 @@ std::vector<Hit> merge_parts(std::vector<std::vector<Hit>>& parts, int64_t first
 }  // namespace
 
 void distances(Codes a, Codes b, int32_t* out, int threads) {
+  constexpr int64_t chunk = 1024;
   const int words = words_of(b);
-  const std::vector<uint64_t> rows = as_words(a, 0, a.count);
-  const int64_t chunk = tile_size(words);
+  const std::vector<uint64_t> queries = as_words(a, 0, a.count);
   parallel_for(ceil_div(b.count, chunk), threads, [&](int64_t task) {
     const Kernels& kernels = hamming::kernels();
     const int64_t begin = task * chunk;
-    Tiles(b, kernels).each(begin, std::min(begin + chunk, b.count), [&](const Tile& tile, int64_t start) {
-      for (int64_t i = 0; i < a.count; ++i) kernels.distances(tile, rows.data() + i * words, out + i * b.count + start);
+    each_rows(b, begin, std::min(begin + chunk, b.count), chunk, [&](Rows rows, int64_t start) {
+      for (int64_t i = 0; i < a.count; ++i)
+        kernels.distances(rows, queries.data() + i * words, out + i * b.count + start);
     });
   });
 }

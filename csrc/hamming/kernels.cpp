@@ -5,136 +5,291 @@
 
 namespace xmkern::XMKERN_CAPABILITY {
 
-using hamming::Accept;
-using hamming::block;
-using hamming::Tile;
+using hamming::Offer;
+using hamming::Rows;
 
 namespace {
 
-// Distances of one register of codes, whose first plane starts at `codes`. Words = 0: the count is known at run time.
-template <int Words>
-inline Lanes distance(const uint64_t* codes, int64_t stride, const uint64_t* query, int words) {
-  Lanes sum = Lanes::popcount(Lanes::load(codes) ^ Lanes::all(query[0]));
-  const int count = Words ? Words : words;
-  for (int w = 1; w < count; ++w) sum = sum + Lanes::popcount(Lanes::load(codes + w * stride) ^ Lanes::all(query[w]));
-  return sum;
-}
+// ---- few queries: popcounts ------------------------------------------------------------------------------------
 
-template <int Words>
-void block_distances(const Tile& tile, int64_t start, const uint64_t* query, uint64_t* out) {
-  for (int i = 0; i < block; i += Lanes::width)
-    distance<Words>(tile.planes + start + i, tile.stride, query, tile.words).store(out + i);
-}
+constexpr int block = 256;
 
-// The rare case: at least one code of the block is near enough.
-template <int Words>
-int32_t offer_block(const Tile& tile, int64_t start, const uint64_t* query, int64_t index, int32_t limit, void* sink,
-                    Accept accept) {
-  alignas(64) uint64_t near[block];
-  block_distances<Words>(tile, start, query, near);
-  const int64_t end = tile.count - start < block ? tile.count - start : block;
-  for (int64_t i = 0; i < end; ++i) {
-    const int32_t d = static_cast<int32_t>(near[i]);
-    if (d < limit) limit = accept(sink, index, start + i, d);
+void offer_rows(Rows rows, int64_t start, int64_t end, const uint64_t* query, int64_t index, const Offer& offer) {
+  int32_t limit = offer.limits[index];
+  for (int64_t i = start; i < end; ++i) {
+    const int32_t d = row_distance(rows.data + i * 8 * rows.words, query, rows.words);
+    if (d < limit) limit = offer.accept(offer.sink, index, i, d);
   }
-  return limit;
+  offer.limits[index] = limit;
 }
 
-// `Queries` at a time share each load of the codes. Only the smallest distance of a block is kept, and a block is
-// looked at again when that beats the limit: after the first few blocks this hardly ever happens.
-template <int Words, int Queries>
-void scan_group(const Tile& tile, const uint64_t* queries, int64_t first, int32_t* limits, void* sink, Accept accept) {
-  const int words = Words ? Words : tile.words;
-  for (int64_t start = 0; start < tile.count; start += block) {
-    Lanes nearest[Queries];
-    for (int q = 0; q < Queries; ++q) nearest[q] = Lanes::all(~0ull);
-    for (int i = 0; i < block; i += Lanes::width) {
-      const uint64_t* codes = tile.planes + start + i;
-      if constexpr (Words == 0) {
-        Lanes sum[Queries];
-        for (int q = 0; q < Queries; ++q) sum[q] = Lanes::all(0);
-        for (int w = 0; w < words; ++w) {
-          const Lanes word = Lanes::load(codes + w * tile.stride);
-          for (int q = 0; q < Queries; ++q)
-            sum[q] = sum[q] + Lanes::popcount(word ^ Lanes::all(queries[q * words + w]));
+#if defined(__AVX2__)
+
+// The distances of the next `width` codes, in any order. Words = 0: a multiple of `width`, known at run time.
+template <int Words>
+struct Query {
+  Counts pattern;
+  explicit Query(const uint64_t* query) : pattern(Counts::repeat(query, Words)) {}
+  Counts part(const uint8_t* p) const { return Counts::popcount(Counts::load(p) ^ pattern); }
+  Counts near(const uint8_t* rows) const {
+    constexpr int step = 8 * Counts::width;
+    if constexpr (Words == 1) {
+      return part(rows);
+    } else if constexpr (Words == 2) {
+      return Counts::pairs(part(rows), part(rows + step));
+    } else {
+      return Counts::halves(Counts::pairs(part(rows), part(rows + step)),
+                            Counts::pairs(part(rows + 2 * step), part(rows + 3 * step)));
+    }
+  }
+};
+
+// Only the smallest distance of a block is kept, and a block is looked at again when that beats the limit: after the
+// first few blocks this hardly ever happens.
+template <int Words>
+void scan_short_rows(Rows rows, const uint64_t* query, int64_t index, const Offer& offer) {
+  const Query<Words> wanted(query);
+  const int64_t whole = rows.count / block * block;
+  for (int64_t start = 0; start < whole; start += block) {
+    Counts nearest = Counts::all(0x7fffffff);
+    for (int64_t i = start; i < start + block; i += Counts::width) {
+      const uint8_t* codes = rows.data + i * 8 * Words;
+      __builtin_prefetch(codes + 4096);
+      nearest = Counts::min(nearest, wanted.near(codes));
+    }
+    if (Counts::any_less(nearest, Counts::all(static_cast<uint64_t>(offer.limits[index]))))
+      offer_rows(rows, start, start + block, query, index, offer);
+  }
+  offer_rows(rows, whole, rows.count, query, index, offer);
+}
+
+void scan_long_rows(Rows rows, const uint64_t* query, int64_t index, const Offer& offer) {
+  int32_t limit = offer.limits[index];
+  for (int64_t i = 0; i < rows.count; ++i) {
+    const uint8_t* row = rows.data + i * 8 * rows.words;
+    Counts sum = Counts::all(0);
+    for (int w = 0; w < rows.words; w += Counts::width)
+      sum =
+          sum + Counts::popcount(Counts::load(row + 8 * w) ^ Counts::load(reinterpret_cast<const uint8_t*>(query + w)));
+    const int32_t d = static_cast<int32_t>(sum.sum());
+    if (d < limit) limit = offer.accept(offer.sink, index, i, d);
+  }
+  offer.limits[index] = limit;
+}
+
+void scan_one(Rows rows, const uint64_t* query, int64_t index, const Offer& offer) {
+  if (rows.words == 1) return scan_short_rows<1>(rows, query, index, offer);
+  if (rows.words == 2) return scan_short_rows<2>(rows, query, index, offer);
+  if (rows.words == 4) return scan_short_rows<4>(rows, query, index, offer);
+  if (rows.words % Counts::width == 0) return scan_long_rows(rows, query, index, offer);
+  offer_rows(rows, 0, rows.count, query, index, offer);
+}
+
+#else
+
+void scan_one(Rows rows, const uint64_t* query, int64_t index, const Offer& offer) {
+  offer_rows(rows, 0, rows.count, query, index, offer);
+}
+
+#endif
+
+void scan_rows(Rows rows, const uint64_t* queries, int64_t count, const Offer& offer) {
+  for (int64_t q = 0; q < count; ++q) scan_one(rows, queries + q * rows.words, q, offer);
+}
+
+// ---- many queries: bit planes ----------------------------------------------------------------------------------
+
+constexpr int slice = 64 * plane_lanes;
+
+// Three steps of the transposition below on the eight rows from `first` that are `Stride` apart, in registers.
+template <int Stride>
+inline void transpose_step(Plane* first) {
+  Plane rows[8];
+  for (int i = 0; i < 8; ++i) rows[i] = first[i * Stride];
+  for (int half = 4; half > 0; half /= 2) {
+    const int shift = half * Stride;
+    const uint64_t mask = ~0ull / ((1ull << shift) + 1);  // the lower `shift` of every 2 * shift bits
+    for (int i = 0; i < 8; ++i) {
+      if (i & half) continue;
+      const Plane swapped = ((rows[i] >> shift) ^ rows[i + half]) & mask;
+      rows[i] ^= swapped << shift;
+      rows[i + half] ^= swapped;
+    }
+  }
+  for (int i = 0; i < 8; ++i) first[i * Stride] = rows[i];
+}
+
+// Transposes one 64 x 64 bit matrix per lane: bit i of row j becomes bit j of row i (Hacker's Delight, section 7-3).
+void transpose_bits(Plane rows[64]) {
+  for (int i = 0; i < 8; ++i) transpose_step<8>(rows + i);
+  for (int i = 0; i < 64; i += 8) transpose_step<1>(rows + i);
+}
+
+void cut(Rows rows, uint64_t* planes) {
+  using namespace hamming;
+  for (int w = 0; w < rows.words; ++w) {
+    Plane bits[64] = {};
+    for (int64_t i = 0; i < rows.count; ++i) bits[i % 64][i / 64] = word_at(rows.data + (i * rows.words + w) * 8);
+    transpose_bits(bits);
+    Plane* out = reinterpret_cast<Plane*>(planes) + w * tabulated_planes;
+    for (int g = 0; g < groups; ++g, out += group_planes) {
+      const Plane a = bits[3 * g], b = bits[3 * g + 1], c = bits[3 * g + 2];
+      Plane ignored;
+      out[2 + 0] = add_bits(a, b, c, out[0]);
+      out[2 + 1] = add_bits(~a, b, c, out[1]);
+      out[2 + 2] = add_bits(a, ~b, c, ignored);
+      out[2 + 4] = add_bits(a, b, ~c, ignored);
+      out[2 + 7] = ~out[2 + 0];
+      out[2 + 6] = ~out[2 + 1];
+      out[2 + 5] = ~out[2 + 2];
+      out[2 + 3] = ~out[2 + 4];
+    }
+    for (int j = 0; j < singles; ++j, out += 2) {
+      out[0] = bits[groups * group_bits + j];
+      out[1] = ~out[0];
+    }
+  }
+}
+
+// A query's way through the table of one word.
+struct Differences {
+  const uint64_t* table;
+  const uint16_t* path;
+  int group = 0, single = 0;
+
+  Plane at(int step) const { return *reinterpret_cast<const Plane*>(table + path[step]); }
+  Plane parity() const { return at(group); }
+  Plane majority() { return at(hamming::groups + group++); }
+  Plane bit() { return at(2 * hamming::groups + single++); }
+};
+
+// In how many of the next 2^Digits - 1 bits a code differs from the query, as a binary number of digit planes: two
+// numbers of one digit less and one more bit make a full number, by one full adder a digit.
+template <int Digits>
+inline __attribute__((always_inline)) void count_planes(Differences& from, Plane* digits) {
+  if constexpr (Digits == 2) {
+    digits[0] = from.parity();
+    digits[1] = from.majority();
+  } else {
+    Plane other[Digits - 1];
+    count_planes<Digits - 1>(from, digits);
+    count_planes<Digits - 1>(from, other);
+    Plane carry = from.bit();
+    for (int d = 0; d < Digits - 1; ++d) carry = add_bits(digits[d], other[d], carry, digits[d]);
+    digits[Digits - 1] = carry;
+  }
+}
+
+// Adds one word's differences to a running total.
+template <int Digits>
+inline __attribute__((always_inline)) void add_word(const uint64_t* table, const uint16_t* path, Plane* total) {
+  Differences from{table, path};
+  Plane count[6];
+  count_planes<6>(from, count);
+  Plane carry = from.bit();
+  for (int d = 0; d < 6; ++d) carry = add_bits(total[d], count[d], carry, total[d]);
+  for (int d = 6; d < Digits; ++d) {
+    const Plane digit = total[d];
+    total[d] = digit ^ carry;
+    carry &= digit;
+  }
+}
+
+// Offers the rows that are not in `far`, among those that the slice really has.
+void offer_near(Plane far, Rows rows, const uint64_t* query, int64_t index, const Offer& offer) {
+  uint64_t beyond[plane_lanes];
+  __builtin_memcpy(beyond, &far, sizeof(beyond));
+  int32_t limit = offer.limits[index];
+  for (int b = 0; b < plane_lanes && 64 * b < rows.count; ++b) {
+    const int64_t left = rows.count - 64 * b;
+    const uint64_t real = left >= 64 ? ~0ull : (1ull << left) - 1;
+    for (uint64_t near = ~beyond[b] & real; near != 0; near &= near - 1) {
+      const int64_t i = 64 * b + __builtin_ctzll(near);
+      const int32_t d = row_distance(rows.data + i * 8 * rows.words, query, rows.words);
+      if (d < limit) limit = offer.accept(offer.sink, index, i, d);
+    }
+  }
+  offer.limits[index] = limit;
+}
+
+inline bool all_set(Plane a) {
+#if defined(__AVX512F__)
+  return _mm512_cmpneq_epi64_mask((__m512i)a, _mm512_set1_epi64(-1)) == 0;
+#else
+  uint64_t all = ~0ull;
+  for (int b = 0; b < plane_lanes; ++b) all &= a[b];
+  return all == ~0ull;
+#endif
+}
+
+// A total starts at 2^(Digits - 1) - limit, so that its highest digit tells which rows are not below the limit.
+template <int Digits>
+void scan_planes(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint16_t* paths, int64_t count,
+                 const Offer& offer) {
+  // The tables of two words fit in the first-level cache: a block of queries goes through these before the next two.
+  constexpr int words_at_once = 2, queries_at_once = 16;
+  const int words = rows.words;
+  Plane totals[queries_at_once][Digits];
+  for (int64_t first = 0; first < count; first += queries_at_once) {
+    const int64_t end = first + queries_at_once < count ? first + queries_at_once : count;
+    for (int w = 0; w < words; w += words_at_once) {
+      for (int64_t q = first; q < end; ++q) {
+        Plane total[Digits];
+        if (w == 0) {
+          const uint64_t start = (1ull << (Digits - 1)) - static_cast<uint64_t>(offer.limits[q]);
+          for (int d = 0; d < Digits; ++d) total[d] = Plane{} - ((start >> d) & 1);
+        } else {
+          for (int d = 0; d < Digits; ++d) total[d] = totals[q - first][d];
         }
-        for (int q = 0; q < Queries; ++q) nearest[q] = Lanes::min(nearest[q], sum[q]);
-      } else {
-        for (int q = 0; q < Queries; ++q)
-          nearest[q] = Lanes::min(nearest[q], distance<Words>(codes, tile.stride, queries + q * words, words));
+        const uint64_t* table = planes + w * hamming::tabulated_planes * plane_lanes;
+        const uint16_t* path = paths + (q * words + w) * hamming::path_steps;
+        add_word<Digits>(table, path, total);
+        if (w + 1 < words)
+          add_word<Digits>(table + hamming::tabulated_planes * plane_lanes, path + hamming::path_steps, total);
+        if (w + words_at_once < words) {
+          for (int d = 0; d < Digits; ++d) totals[q - first][d] = total[d];
+        } else if (!all_set(total[Digits - 1])) {
+          offer_near(total[Digits - 1], rows, queries + q * words, q, offer);
+        }
       }
     }
-    for (int q = 0; q < Queries; ++q) {
-      const int32_t limit = limits[first + q];
-      if (Lanes::any_less(nearest[q], Lanes::all(static_cast<uint64_t>(limit))))
-        limits[first + q] = offer_block<Words>(tile, start, queries + q * words, first + q, limit, sink, accept);
-    }
   }
 }
+
+void scan_slice(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint16_t* paths, int64_t count,
+                const Offer& offer) {
+  // The smallest number of digits that holds 64 * words and a digit above.
+  if (rows.words <= 1) return scan_planes<8>(planes, rows, queries, paths, count, offer);
+  if (rows.words <= 3) return scan_planes<9>(planes, rows, queries, paths, count, offer);
+  if (rows.words <= 7) return scan_planes<10>(planes, rows, queries, paths, count, offer);
+  return scan_planes<14>(planes, rows, queries, paths, count, offer);
+}
+
+// ---- the rest --------------------------------------------------------------------------------------------------
 
 template <int Words>
-void scan_words(const Tile& tile, const uint64_t* queries, int64_t count, int32_t* limits, void* sink, Accept accept) {
-  constexpr int group = 4;
-  const int words = tile.words;
-  int64_t q = 0;
-  for (; q + group <= count; q += group) scan_group<Words, group>(tile, queries + q * words, q, limits, sink, accept);
-  for (; q < count; ++q) scan_group<Words, 1>(tile, queries + q * words, q, limits, sink, accept);
+void fixed_distances(Rows rows, const uint64_t* query, int32_t* out) {
+  for (int64_t i = 0; i < rows.count; ++i) out[i] = row_distance(rows.data + i * 8 * Words, query, Words);
 }
 
-void scan(const Tile& tile, const uint64_t* queries, int64_t count, int32_t* limits, void* sink, Accept accept) {
-  switch (tile.words) {
-    case 1:
-      return scan_words<1>(tile, queries, count, limits, sink, accept);
-    case 2:
-      return scan_words<2>(tile, queries, count, limits, sink, accept);
-    case 4:
-      return scan_words<4>(tile, queries, count, limits, sink, accept);
-    default:
-      return scan_words<0>(tile, queries, count, limits, sink, accept);
-  }
-}
-
-void distances(const Tile& tile, const uint64_t* query, int32_t* out) {
-  alignas(64) uint64_t near[block];
-  for (int64_t start = 0; start < tile.count; start += block) {
-    if (tile.words == 1)
-      block_distances<1>(tile, start, query, near);
-    else
-      block_distances<0>(tile, start, query, near);
-    const int64_t end = tile.count - start < block ? tile.count - start : block;
-    for (int64_t i = 0; i < end; ++i) out[start + i] = static_cast<int32_t>(near[i]);
-  }
-}
-
-void transpose(const uint8_t* codes, int64_t count, int64_t bytes, uint64_t* planes, int64_t stride) {
-  const int64_t whole = bytes / 8, words = (bytes + 7) / 8, rest = bytes % 8;
-  for (int64_t w = 0; w < words; ++w)
-    for (int64_t i = count; i < stride; ++i) planes[w * stride + i] = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint8_t* code = codes + i * bytes;
-    for (int64_t w = 0; w < whole; ++w) __builtin_memcpy(planes + w * stride + i, code + 8 * w, 8);
-    if (rest) {
-      uint64_t last = 0;
-      for (int64_t b = 0; b < rest; ++b) last |= static_cast<uint64_t>(code[8 * whole + b]) << (8 * b);
-      planes[whole * stride + i] = last;
-    }
-  }
+void distances(Rows rows, const uint64_t* query, int32_t* out) {
+  if (rows.words == 1) return fixed_distances<1>(rows, query, out);
+  if (rows.words == 2) return fixed_distances<2>(rows, query, out);
+  if (rows.words == 4) return fixed_distances<4>(rows, query, out);
+  for (int64_t i = 0; i < rows.count; ++i) out[i] = row_distance(rows.data + i * 8 * rows.words, query, rows.words);
 }
 
 void pack(const uint8_t* flags, int64_t bits, uint8_t* out) {
   int64_t i = 0;
 #if defined(__AVX512BW__)
   for (; i + 64 <= bits; i += 64) {
-    const uint64_t word = _mm512_test_epi8_mask(_mm512_loadu_si512(flags + i), _mm512_loadu_si512(flags + i));
+    const __m512i bytes = _mm512_loadu_si512(flags + i);
+    const uint64_t word = _mm512_test_epi8_mask(bytes, bytes);
     __builtin_memcpy(out + i / 8, &word, 8);
   }
 #endif
-  for (; i + 8 <= bits; i += 8) {
-    // Eight bytes of 0 or 1 meet in the top byte of the product, the first of them lowest.
-    uint64_t bytes;
-    __builtin_memcpy(&bytes, flags + i, 8);
-    out[i / 8] = static_cast<uint8_t>((bytes * 0x0102040810204080ull) >> 56);
-  }
+  // Eight bytes of 0 or 1 meet in the top byte of the product, the first of them lowest.
+  for (; i + 8 <= bits; i += 8) out[i / 8] = static_cast<uint8_t>((word_at(flags + i) * 0x0102040810204080ull) >> 56);
   if (i < bits) {
     uint8_t last = 0;
     for (int64_t b = 0; i + b < bits; ++b) last = static_cast<uint8_t>(last | (flags[i + b] << b));
@@ -145,6 +300,6 @@ void pack(const uint8_t* flags, int64_t bits, uint8_t* out) {
 }  // namespace
 
 extern const hamming::Kernels hamming_kernels;
-const hamming::Kernels hamming_kernels = {scan, distances, transpose, pack};
+const hamming::Kernels hamming_kernels = {scan_rows, slice, cut, scan_slice, distances, pack};
 
 }  // namespace xmkern::XMKERN_CAPABILITY

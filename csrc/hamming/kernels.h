@@ -1,34 +1,69 @@
-// What is compiled once per instruction set: the inner loops of Hamming search.
+// What is compiled once per instruction set: the inner loops of Hamming search. README.md of xmkern/ops/hamming tells
+// why.
 //
-// They work on a tile of codes held word-major, planes [words, stride] of 64-bit words, so that one vector register
-// holds the same word of neighbouring codes and the popcounts of a code add up without a horizontal step.
+// Rows are codes of whole 64-bit words, [count, words], of any alignment.
 #pragma once
 
 #include <cstdint>
 
 namespace xmkern::hamming {
 
-// Codes are scanned in blocks of this many; tiles are padded to whole blocks.
-inline constexpr int block = 256;
 inline constexpr int max_words = 64;
 
-struct Tile {
-  const uint64_t* planes;  // [words, stride]
-  int64_t stride;          // a multiple of `block`, at least `count`
-  int64_t count;           // codes that are real; the rest is padding
-  int words;
-};
+// The table of one word: sixteen groups of three bits, each with the parity of where its bits differ from the query's
+// (2 planes: the query enters by its own parity) and the majority (8 planes), then sixteen single bits (2 planes).
+inline constexpr int groups = 16, group_bits = 3, singles = 16;
+inline constexpr int group_planes = 2 + 8;
+inline constexpr int tabulated_planes = groups * group_planes + singles * 2;
+inline constexpr int path_steps = groups * 2 + singles;
+
+// Where in the table of a word, in 64-bit units, the planes lie that a query's word picks: parities, majorities,
+// singles. out [path_steps]
+inline void path(uint64_t word, int plane_words, uint16_t* out) {
+  const auto offset = [plane_words](int plane) { return static_cast<uint16_t>(plane * plane_words); };
+  for (int g = 0; g < groups; ++g) {
+    const int bits = static_cast<int>(word >> (group_bits * g)) & 7;
+    out[g] = offset(g * group_planes + (__builtin_popcount(static_cast<unsigned>(bits)) & 1));
+    out[groups + g] = offset(g * group_planes + 2 + bits);
+  }
+  for (int j = 0; j < singles; ++j) {
+    const int bit = static_cast<int>(word >> (groups * group_bits + j)) & 1;
+    out[2 * groups + j] = offset(groups * group_planes + 2 * j + bit);
+  }
+}
 
 // Called for a code that is nearer than the query's limit, in ascending position; returns the query's new limit.
 using Accept = int32_t (*)(void* sink, int64_t query, int64_t position, int32_t distance);
 
+struct Rows {
+  const uint8_t* data;
+  int64_t count;
+  int words;
+};
+
+// Where the hits of a scan go. limits [queries] is read before each block and kept up to date.
+struct Offer {
+  int32_t* limits;
+  void* sink;
+  Accept accept;
+};
+
 struct Kernels {
-  // Offers every code of the tile with distance < limits[query] to `accept`, for each of the queries [count, words].
-  void (*scan)(const Tile& tile, const uint64_t* queries, int64_t count, int32_t* limits, void* sink, Accept accept);
-  // out [tile.count]: the distances of one query [words] to the codes of a tile.
-  void (*distances)(const Tile& tile, const uint64_t* query, int32_t* out);
-  // codes [count, bytes] -> planes [ceil(bytes / 8), stride], padded with zero bits.
-  void (*transpose)(const uint8_t* codes, int64_t count, int64_t bytes, uint64_t* planes, int64_t stride);
+  // Few queries: each passes over the rows by itself. queries [count, words]
+  void (*scan_rows)(Rows rows, const uint64_t* queries, int64_t count, const Offer& offer);
+
+  // Many queries: rows are cut into bit planes, `slice` rows at a time, and the planes are tabulated so that a query
+  // picks, by its own bits, the planes that tell where the rows differ from it. planes [words, tabulated_planes, slice
+  // / 64], aligned to 64 bytes.
+  int slice;
+  void (*cut)(Rows rows, uint64_t* planes);
+  // paths [count, words, path_steps]: the offsets of a query's planes (see `path`). The rows are
+  // those that were cut, for the exact distance of the few that are near.
+  void (*scan_slice)(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint16_t* paths, int64_t count,
+                     const Offer& offer);
+
+  // out [rows.count]
+  void (*distances)(Rows rows, const uint64_t* query, int32_t* out);
   // flags [bits] of one byte each, 0 or 1 -> out [ceil(bits / 8)]
   void (*pack)(const uint8_t* flags, int64_t bits, uint8_t* out);
 };
