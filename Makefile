@@ -1,0 +1,54 @@
+# make demo   trains, indexes and searches on real data; writes demo/
+# make test   the whole test suite
+# Each sets up what it needs: a virtual environment in .venv, the native build, the packages.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+NATIVE := $(shell find csrc python cmake -type f) CMakeLists.txt pyproject.toml
+CPP := $(shell find csrc python tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+JOBS ?= 2
+
+.PHONY: setup demo test test-python lint format bench sanitize clean
+
+setup: $(VENV)/.built
+
+$(VENV)/.packages: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) scikit-build-core pybind11 ninja
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(NATIVE)
+	$(PIP) --editable '.[triton,data,bench,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m xmkern.demo
+
+test: setup
+	$(BIN)/python -m pytest -n $(JOBS) tests
+
+bench: setup
+	$(BIN)/python -m benchmarks hamming
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+sanitize: setup
+	cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DXMKERN_NATIVE_TESTS=ON -DXMKERN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitize
+	build/sanitize/native_tests
+
+clean:
+	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,63 @@
+"""The compiled extension: found once, its absence remembered and told in one sentence."""
+
+import os
+import warnings
+from types import ModuleType
+
+# torch first: the extension shares the OpenMP runtime that torch brings along.
+import torch  # noqa: F401
+
+_module: ModuleType | None = None
+_missing: str | None = None
+
+try:
+    from xmkern import _native as _module  # type: ignore[attr-defined,no-redef]
+except ImportError as error:
+    _missing = f"the native extension of xmkern cannot be loaded ({error}); `pip install .` builds it"
+else:
+    _wanted = os.environ.get("XMKERN_CPU_CAPABILITY")
+    if _wanted:
+        try:
+            _module.set_capability(_wanted)
+        except ValueError as error:
+            raise ValueError(f"XMKERN_CPU_CAPABILITY={_wanted!r}: {error}") from None
+
+
+def why_missing() -> str | None:
+    """Why there is no native extension, or None if there is one."""
+    return _missing
+
+
+def module() -> ModuleType:
+    """The extension module. Raises RuntimeError with the reason if it is missing."""
+    if _module is None:
+        raise RuntimeError(_missing)
+    return _module
+
+
+def warn_if_missing() -> None:
+    if _missing:
+        warnings.warn(f"{_missing}. Every call is served by plain PyTorch.", RuntimeWarning, stacklevel=3)
+
+
+def cpu_capabilities() -> list[str]:
+    """The instruction-set levels that kernels can use on this processor, lowest first; empty without the extension.
+
+    All levels: ``baseline``, ``avx2``, ``avx512``, ``avx512_vpopcntdq``, ``avx512_bf16``; each has all before it.
+    """
+    return _module.capabilities() if _module else []
+
+
+def cpu_capability() -> str | None:
+    """The level in force: the highest that the processor has, unless ``XMKERN_CPU_CAPABILITY`` names a lower one."""
+    return _module.capability() if _module else None
+
+
+def set_cpu_capability(name: str) -> None:
+    """Makes kernels use the named level (see :func:`cpu_capabilities`). For tests and comparisons.
+
+    Raises:
+        ValueError: the name is unknown or the processor lacks the level.
+        RuntimeError: the native extension is missing.
+    """
+    module().set_capability(name)

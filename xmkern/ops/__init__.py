@@ -1,0 +1,1 @@
+"""Registered operators, one folder a family. Public calls are in ``xmkern.functional``."""

@@ -1,0 +1,105 @@
+"""How an operator is registered: once, with a fake, a batching rule, and the backends that can serve it.
+
+The choice of a backend happens inside the operator, on real tensors, so a compiled graph holds one opaque call and the
+reference is always there to fall back to.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+library = torch.library.Library("xmkern", "DEF")
+
+
+def _serves_everything(*args: Any) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an operator.
+
+    ``refuses(*args)`` says in a sentence why it cannot serve these arguments, or returns None if it can.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    refuses: Callable[..., str | None] = _serves_everything
+
+
+class Op:
+    """An operator ``xmkern::<name>`` and its backends, best first; the last one is the reference.
+
+    Args:
+        schema: the signature, as in ``"pack_bits(Tensor x) -> Tensor"``; a trailing argument ``str backend`` is added.
+        backends: what can serve it, best first; the last must serve everything.
+        fake: shapes and dtypes of the outputs, from the same arguments.
+        sample: makes a small, typical tuple of arguments, for the doctor and for ``opcheck``.
+        fold: how ``torch.vmap`` is served: called with the batch size, for each argument its batched axis or None, and the arguments;
+            returns outputs batched along axis 0. By default the operator runs once per element.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        *,
+        backends: Sequence[Backend],
+        fake: Callable[..., Any],
+        sample: Callable[[], tuple[Any, ...]],
+        fold: Callable[..., Any] | None = None,
+    ) -> None:
+        self.name = schema.partition("(")[0]
+        self.backends = tuple(backends)
+        self.sample = sample
+        library.define(_with_backend(schema))
+        library.impl(self.name, self._run, "CompositeExplicitAutograd")
+        qualified = f"xmkern::{self.name}"
+        torch.library.register_fake(qualified, lambda *args: fake(*args[:-1]), lib=library)
+        torch.library.register_vmap(qualified, fold or self._one_by_one, lib=library)
+        self.overload = getattr(torch.ops.xmkern, self.name).default
+        _ops[self.name] = self
+
+    def __call__(self, *args: Any, backend: str = "auto") -> Any:
+        return self.overload(*args, backend)
+
+    def refusals(self, *args: Any) -> Iterator[tuple[Backend, str | None]]:
+        """Each backend, best first, with the reason why it cannot serve these arguments (None: it can)."""
+        for backend in self.backends:
+            yield backend, backend.refuses(*args)
+
+    def _run(self, *args: Any) -> Any:
+        *args, wanted = args  # type: ignore[assignment]
+        for backend in self.backends:
+            if wanted not in ("auto", backend.name):
+                continue
+            reason = backend.refuses(*args)
+            if reason is None:
+                return backend.run(*args)
+            if wanted != "auto":
+                raise ValueError(f"backend={wanted!r} cannot serve this call of {self.name}: {reason}")
+        names = ", ".join(repr(b.name) for b in self.backends)
+        raise ValueError(f"backend must be 'auto' or one of {names} for {self.name}, not {wanted!r}")
+
+    def _one_by_one(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def element(i: int) -> list[Any]:
+            return [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
+
+        outputs = [self.overload(*element(i)) for i in range(info.batch_size)]
+        if isinstance(outputs[0], torch.Tensor):
+            return torch.stack(outputs), 0
+        return tuple(torch.stack(parts) for parts in zip(*outputs, strict=True)), (0,) * len(outputs[0])
+
+
+_ops: dict[str, Op] = {}
+
+
+def ops() -> dict[str, Op]:
+    """All registered operators by name."""
+    return dict(_ops)
+
+
+def _with_backend(schema: str) -> str:
+    head, _, result = schema.rpartition(") ->")
+    return f"{head}, str backend) ->{result}"
