@@ -8,3 +8,4 @@
 using Address = std::uintptr_t;
 
 void bind_hamming(pybind11::module_& module);
+void bind_mih(pybind11::module_& module);

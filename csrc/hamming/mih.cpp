@@ -1,0 +1,372 @@
+#include "hamming/mih.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <span>
+
+#include "core/parallel.h"
+#include "hamming/kernels.h"
+
+namespace xmkern::hamming {
+namespace {
+
+constexpr int most_copied_words = 2;
+constexpr int widest_key = 20;
+
+// What is spent, in words scanned flat (about 0.1 ns each): on a bucket, and on each word in it.
+constexpr int64_t bucket_cost = 300, word_cost = 5, gathered_cost = 200;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void load(Codes codes, int64_t row, uint64_t* words) {
+  std::memcpy(words, codes.data + row * codes.bytes, static_cast<size_t>(codes.bytes));
+}
+
+struct Hit {
+  int32_t distance;
+  int64_t position;
+  bool operator<(const Hit& other) const {
+    return distance != other.distance ? distance < other.distance : position < other.position;
+  }
+};
+using Hits = std::vector<Hit>;
+
+// One query's search.
+struct Finder {
+  std::vector<uint64_t> query;
+  int64_t k;      // so many hits are wanted
+  int32_t limit;  // only hits nearer than this
+  int64_t budget;
+  bool gave_up = false;
+  Hits hits = {};
+
+  void add(Hit hit) {
+    hits.push_back(hit);
+    if (static_cast<int64_t>(hits.size()) < 2 * k + 64) return;
+    const auto last = hits.begin() + (k - 1);
+    std::nth_element(hits.begin(), last, hits.end());
+    limit = last->distance + 1;
+    hits.resize(static_cast<size_t>(k));
+  }
+
+  bool has_within(int32_t distance, int64_t wanted) const {
+    if (static_cast<int64_t>(hits.size()) < wanted) return false;
+    return std::count_if(hits.begin(), hits.end(), [=](const Hit& hit) { return hit.distance <= distance; }) >= wanted;
+  }
+
+  bool can_pay(int64_t cost) {
+    if (cost > budget) gave_up = true;
+    return !gave_up;
+  }
+};
+
+}  // namespace
+
+Mih::Patterns::Patterns(int width) : all(size_t{1} << width), starts(static_cast<size_t>(width) + 2, 0) {
+  const auto ones = [](uint32_t pattern) { return static_cast<size_t>(__builtin_popcount(pattern)); };
+  for (uint32_t p = 0; p < all.size(); ++p) ++starts[ones(p) + 1];
+  for (size_t w = 1; w < starts.size(); ++w) starts[w] += starts[w - 1];
+  std::vector<int64_t> next = starts;
+  for (uint32_t p = 0; p < all.size(); ++p) all[static_cast<size_t>(next[ones(p)]++)] = p;
+}
+
+Mih::Mih(Codes codes, int bits, int threads)
+    : words_(static_cast<int>(ceil_div(codes.bytes, 8))),
+      count_(std::min<int64_t>(codes.count, std::numeric_limits<uint32_t>::max())) {
+  // Buckets of about one code would be best; of more where that takes keys wider than the caches bear.
+  int wanted = 1;
+  while (wanted < widest_key && (int64_t{1} << wanted) < count_) ++wanted;
+  const int m = static_cast<int>(ceil_div(bits, wanted));
+  width_ = bits / m;
+  for (int t = 0; t < m; ++t) {
+    const int begin = static_cast<int>(int64_t{bits} * t / m), end = static_cast<int>(int64_t{bits} * (t + 1) / m);
+    tables_.push_back({begin, end - begin, {}, {}, {}});
+  }
+  patterns_.emplace_back(width_);
+  if (bits % m != 0) patterns_.emplace_back(width_ + 1);
+  parallel_for(m, threads, [&](int64_t t) { fill(tables_[static_cast<size_t>(t)], codes); });
+}
+
+// A counting sort.
+void Mih::fill(Table& table, Codes codes) const {
+  const size_t buckets = size_t{1} << table.width, rows = static_cast<size_t>(count_);
+  table.offsets = std::make_unique<uint32_t[]>(buckets + 1);
+  table.positions = std::make_unique_for_overwrite<uint32_t[]>(rows);
+  if (words_ <= most_copied_words)
+    table.rows = std::make_unique_for_overwrite<uint64_t[]>(rows * static_cast<size_t>(words_));
+  std::vector<uint64_t> code(static_cast<size_t>(words_), 0);
+  for (int64_t i = 0; i < count_; ++i) {
+    load(codes, i, code.data());
+    ++table.offsets[table.key(code.data()) + 1];
+  }
+  for (size_t b = 0; b < buckets; ++b) table.offsets[b + 1] += table.offsets[b];
+  std::vector<uint32_t> next(table.offsets.get(), table.offsets.get() + buckets);
+  for (int64_t i = 0; i < count_; ++i) {
+    load(codes, i, code.data());
+    const size_t slot = next[table.key(code.data())]++;
+    table.positions[slot] = static_cast<uint32_t>(i);
+    if (table.rows) std::copy(code.begin(), code.end(), &table.rows[slot * static_cast<size_t>(words_)]);
+  }
+}
+
+int64_t Mih::memory() const {
+  int64_t bytes = 0;
+  for (const Table& table : tables_)
+    bytes += 4 * ((int64_t{1} << table.width) + 1) + count_ * (4 + (table.rows ? 8 * words_ : 0));
+  for (const Patterns& patterns : patterns_) bytes += static_cast<int64_t>(4 * patterns.all.size());
+  return bytes;
+}
+
+// The searches of some queries on one thread.
+class MihSearch {
+ public:
+  MihSearch(const Mih& mih, Codes codes, double patience)
+      : mih_(mih), codes_(codes), scan_(kernels().scan_rows), gathered_(gather_step * static_cast<size_t>(mih.words_)) {
+    const double flat = patience * static_cast<double>(codes.count) * mih.words_;
+    budget_ = static_cast<int64_t>(std::min(flat, 1e18));
+    reached_.resize(mih.tables_.size());
+  }
+
+  Finder finder(Codes queries, int64_t q, int64_t k, int32_t limit) const {
+    Finder finder{std::vector<uint64_t>(static_cast<size_t>(mih_.words_), 0), k, limit, budget_};
+    load(queries, q, finder.query.data());
+    return finder;
+  }
+
+  // Fills each finder with the indexed codes nearer than `radius + 1`.
+  void range(std::span<Finder> finders, int32_t radius) {
+    const int m = static_cast<int>(mih_.tables_.size());
+    std::fill(reached_.begin(), reached_.end(), -1);
+    for (int t = 0; t < m; ++t) {
+      // Were a code farther than this in every substring, it would be farther than the radius in all.
+      const int within = radius / m - (t > radius % m);
+      if (within < 0) break;
+      const Mih::Table& table = mih_.tables_[static_cast<size_t>(t)];
+      const auto& [all, starts] = mih_.patterns(table);
+      const int64_t end = starts[static_cast<size_t>(std::min(within, table.width)) + 1];
+      probe(table, {all.data(), static_cast<size_t>(end)}, finders);
+      reached_[static_cast<size_t>(t)] = within;
+    }
+  }
+
+  // Fills the finder with the k nearest indexed codes and others.
+  void topk(Finder& finder) {
+    const int m = static_cast<int>(mih_.tables_.size());
+    const int64_t wanted = std::min(finder.k, mih_.count_);
+    std::fill(reached_.begin(), reached_.end(), -1);
+    // After the step of a radius, all codes within it are found: it adds one table's keys at one distance.
+    for (int radius = 0; radius < m * (mih_.width_ + 2) && !finder.has_within(radius - 1, wanted); ++radius) {
+      const size_t ones = static_cast<size_t>(radius / m), t = static_cast<size_t>(radius % m);
+      const Mih::Table& table = mih_.tables_[t];
+      if (static_cast<int>(ones) > table.width) continue;
+      const auto& [all, starts] = mih_.patterns(table);
+      probe(table, {all.data() + starts[ones], all.data() + starts[ones + 1]}, {&finder, 1});
+      if (finder.gave_up) return;
+      reached_[t] = static_cast<int>(ones);
+    }
+  }
+
+ private:
+  static constexpr size_t gather_step = 64;
+
+  struct Probe {
+    Finder* finder;
+    uint32_t bucket;
+  };
+
+  // Looks into the buckets whose keys differ from a query's by one of the patterns.
+  void probe(const Mih::Table& table, std::span<const uint32_t> patterns, std::span<Finder> finders) {
+    const double share = static_cast<double>(patterns.size()) / static_cast<double>(int64_t{1} << table.width);
+    const int64_t rows = static_cast<int64_t>(share * static_cast<double>(mih_.count_));
+    const int64_t expected = static_cast<int64_t>(patterns.size()) * bucket_cost + rows * row_cost(table);
+    constexpr size_t step = 4096;
+    for (Finder& finder : finders) finder.can_pay(expected);
+    for (size_t start = 0; start < patterns.size(); start += step) {
+      probes_.clear();
+      for (Finder& finder : finders) {
+        if (finder.gave_up) continue;
+        const uint32_t key = table.key(finder.query.data());
+        for (const uint32_t pattern : patterns.subspan(start, std::min(step, patterns.size() - start)))
+          probes_.push_back({&finder, key ^ pattern});
+      }
+      look(table);
+    }
+  }
+
+  int64_t row_cost(const Mih::Table& table) const { return table.rows ? word_cost * mih_.words_ : gathered_cost; }
+
+  // Fetches ahead: the bounds of a bucket first, then its head.
+  void look(const Mih::Table& table) {
+    constexpr size_t bounds_ahead = 16, head_ahead = 6;
+    const size_t words = static_cast<size_t>(mih_.words_);
+    for (size_t i = 0; i < std::min(bounds_ahead, probes_.size()); ++i)
+      __builtin_prefetch(&table.offsets[probes_[i].bucket]);
+    for (size_t i = 0; i < probes_.size(); ++i) {
+      if (i + bounds_ahead < probes_.size()) __builtin_prefetch(&table.offsets[probes_[i + bounds_ahead].bucket]);
+      if (i + head_ahead < probes_.size()) {
+        const size_t head = table.offsets[probes_[i + head_ahead].bucket];
+        if (table.rows)
+          for (size_t line = 0; line < 4; ++line) __builtin_prefetch(table.rows.get() + head * words + 8 * line);
+        else
+          __builtin_prefetch(&table.positions[head]);
+      }
+      const auto [finder, bucket] = probes_[i];
+      const size_t begin = table.offsets[bucket], end = table.offsets[bucket + 1];
+      const int64_t cost = bucket_cost + static_cast<int64_t>(end - begin) * row_cost(table);
+      if (!finder->can_pay(cost)) continue;
+      finder->budget -= cost;
+      if (begin == end) continue;
+      if (table.rows) {
+        scan(table.rows.get() + begin * words, &table.positions[begin], end - begin, *finder);
+      } else {
+        for (size_t start = begin; start < end; start += gather_step)
+          scan_gathered(&table.positions[start], std::min(gather_step, end - start), *finder);
+      }
+    }
+  }
+
+  void scan_gathered(const uint32_t* positions, size_t count, Finder& finder) {
+    for (size_t i = 0; i < count; ++i) __builtin_prefetch(codes_.data + int64_t{positions[i]} * codes_.bytes);
+    for (size_t i = 0; i < count; ++i)
+      load(codes_, positions[i], gathered_.data() + i * static_cast<size_t>(mih_.words_));
+    scan(gathered_.data(), positions, count, finder);
+  }
+
+  void scan(const uint64_t* rows, const uint32_t* positions, size_t count, Finder& finder) {
+    bucket_ = {rows, positions};
+    finder_ = &finder;
+    scan_({reinterpret_cast<const uint8_t*>(rows), static_cast<int64_t>(count), mih_.words_}, finder.query.data(), 1,
+          {&finder.limit, this, accept});
+  }
+
+  static int32_t accept(void* self, int64_t, int64_t index, int32_t distance) {
+    auto* search = static_cast<MihSearch*>(self);
+    Finder& finder = *search->finder_;
+    if (search->is_new(search->bucket_.rows + index * search->mih_.words_))
+      finder.add({distance, search->bucket_.positions[index]});
+    return finder.limit;
+  }
+
+  // A code is in one bucket of each table. It has been met before if one of those buckets has been looked into.
+  bool is_new(const uint64_t* code) const {
+    for (size_t t = 0; t < mih_.tables_.size(); ++t) {
+      const Mih::Table& table = mih_.tables_[t];
+      if (reached_[t] >= __builtin_popcount(table.key(code) ^ table.key(finder_->query.data()))) return false;
+    }
+    return true;
+  }
+
+  const Mih& mih_;
+  Codes codes_;
+  decltype(Kernels::scan_rows) scan_;
+  int64_t budget_;
+  std::vector<int> reached_;  // per table, the key distance up to which all buckets were looked into before
+  std::vector<Probe> probes_;
+  std::vector<uint64_t> gathered_;
+  struct {
+    const uint64_t* rows;
+    const uint32_t* positions;
+  } bucket_ = {};
+  Finder* finder_ = nullptr;
+};
+
+namespace {
+
+// Calls scan(queries, codes, their places, first position) for what the tables don't answer: for the queries that gave
+// up all codes, for the others those that came after the tables were built.
+template <class Scan>
+void scan_rest(Codes queries, Codes codes, int64_t indexed, const std::vector<char>& gave_up, Scan&& scan) {
+  for (const bool all : {false, true}) {
+    const int64_t first = all ? 0 : indexed;
+    std::vector<int64_t> places;
+    std::vector<uint8_t> rows;
+    for (int64_t q = 0; q < queries.count && first < codes.count; ++q) {
+      if (static_cast<bool>(gave_up[static_cast<size_t>(q)]) != all) continue;
+      places.push_back(q);
+      rows.insert(rows.end(), queries.data + q * queries.bytes, queries.data + (q + 1) * queries.bytes);
+    }
+    if (places.empty()) continue;
+    scan(Codes{rows.data(), static_cast<int64_t>(places.size()), queries.bytes},
+         Codes{codes.data + first * codes.bytes, codes.count - first, codes.bytes}, places, first);
+  }
+}
+
+}  // namespace
+
+std::vector<int64_t> Mih::range(Codes queries, Codes codes, int32_t radius, Neighbours& found, double patience,
+                                int threads) const {
+  constexpr int64_t batch = 32;  // enough to hide the misses of one query behind the work of others
+  std::vector<Hits> hits(static_cast<size_t>(queries.count));
+  std::vector<char> gave_up(hits.size(), 0);
+  parallel_for(ceil_div(queries.count, batch), threads, [&](int64_t task) {
+    MihSearch search(*this, codes, patience);
+    std::vector<Finder> finders;
+    for (int64_t q = task * batch; q < std::min(queries.count, (task + 1) * batch); ++q)
+      finders.push_back(search.finder(queries, q, std::numeric_limits<int64_t>::max() / 4, radius + 1));
+    search.range(finders, radius);
+    for (size_t i = 0; i < finders.size(); ++i) {
+      const size_t q = static_cast<size_t>(task * batch) + i;
+      gave_up[q] = finders[i].gave_up;
+      if (!finders[i].gave_up) hits[q] = std::move(finders[i].hits);
+    }
+  });
+  scan_rest(queries, codes, count_, gave_up,
+            [&](Codes some, Codes rest, const std::vector<int64_t>& places, int64_t first) {
+              Neighbours near;
+              const std::vector<int64_t> lims = hamming::range(some, rest, radius, near, threads);
+              for (size_t i = 0; i < places.size(); ++i)
+                for (size_t j = static_cast<size_t>(lims[i]); j < static_cast<size_t>(lims[i + 1]); ++j)
+                  hits[static_cast<size_t>(places[i])].push_back({near.distances[j], first + near.indices[j]});
+            });
+  std::vector<int64_t> lims(hits.size() + 1, 0);
+  for (size_t q = 0; q < hits.size(); ++q) lims[q + 1] = lims[q] + static_cast<int64_t>(hits[q].size());
+  found.distances.resize(static_cast<size_t>(lims.back()));
+  found.indices.resize(static_cast<size_t>(lims.back()));
+  parallel_for(ceil_div(queries.count, batch), threads, [&](int64_t task) {
+    for (int64_t q = task * batch; q < std::min(queries.count, (task + 1) * batch); ++q) {
+      Hits& row = hits[static_cast<size_t>(q)];
+      std::sort(row.begin(), row.end());
+      size_t out = static_cast<size_t>(lims[static_cast<size_t>(q)]);
+      for (const Hit& hit : row) {
+        found.distances[out] = hit.distance;
+        found.indices[out++] = hit.position;
+      }
+    }
+  });
+  return lims;
+}
+
+void Mih::topk(Codes queries, Codes codes, int64_t k, int32_t* distances, int64_t* indices, double patience,
+               int threads) const {
+  const int64_t wanted = std::min(k, codes.count);
+  std::vector<Hits> hits(static_cast<size_t>(queries.count));
+  std::vector<char> gave_up(hits.size(), 0);
+  parallel_for(wanted > 0 ? queries.count : 0, threads, [&](int64_t q) {
+    MihSearch search(*this, codes, patience);
+    Finder finder = search.finder(queries, q, wanted, static_cast<int32_t>(codes.bytes * 8) + 1);
+    search.topk(finder);
+    gave_up[static_cast<size_t>(q)] = finder.gave_up;
+    if (!finder.gave_up) hits[static_cast<size_t>(q)] = std::move(finder.hits);
+  });
+  scan_rest(queries, codes, count_, gave_up,
+            [&](Codes some, Codes rest, const std::vector<int64_t>& places, int64_t first) {
+              const size_t most = static_cast<size_t>(std::min(wanted, rest.count));
+              std::vector<int32_t> near(places.size() * most);
+              std::vector<int64_t> where(places.size() * most);
+              hamming::topk(some, rest, static_cast<int64_t>(most), near.data(), where.data(), threads);
+              for (size_t i = 0; i < near.size(); ++i)
+                hits[static_cast<size_t>(places[i / most])].push_back({near[i], first + where[i]});
+            });
+  parallel_for(queries.count, threads, [&](int64_t q) {
+    Hits& row = hits[static_cast<size_t>(q)];
+    std::sort(row.begin(), row.end());
+    row.resize(static_cast<size_t>(k), Hit{-1, -1});
+    for (int64_t i = 0; i < k; ++i) {
+      distances[q * k + i] = row[static_cast<size_t>(i)].distance;
+      indices[q * k + i] = row[static_cast<size_t>(i)].position;
+    }
+  });
+}
+
+}  // namespace xmkern::hamming
