@@ -140,7 +140,9 @@ def read_concepts() -> Concepts:
             rows.append((glyph, svg, entry))
     rows.sort(key=lambda row: row[0])
     glyphs = tuple(row[0] for row in rows)
-    names = {lang: tuple(row[2][lang].strip(":").replace("_", " ") for row in rows) for lang in LANGUAGES}
+    names = {
+        lang: tuple(" ".join(row[2][lang].strip(":").replace("_", " ").split()) for row in rows) for lang in LANGUAGES
+    }
 
     # A concept is what shares a bare glyph or a bare name: either alone misses some variants (the merman's glyph
     # is the merperson's, his name is not; the couple's names agree, their glyphs do not).

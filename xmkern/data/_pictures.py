@@ -34,9 +34,7 @@ def render(svg: Path, size: int) -> np.ndarray:
 
     def draw(**side: int) -> np.ndarray:
         # dpi=96 makes an SVG pixel a pixel; system fonts would make the drawing depend on the machine.
-        png = resvg.svg_to_bytes(
-            svg_path=str(svg), background="#ffffff", dpi=96, skip_system_fonts=True, **side
-        )
+        png = resvg.svg_to_bytes(svg_path=str(svg), background="#ffffff", dpi=96, skip_system_fonts=True, **side)
         return np.asarray(image_module.open(io.BytesIO(png)).convert("RGB"))
 
     drawn = draw(width=size)

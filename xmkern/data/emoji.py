@@ -101,9 +101,7 @@ def load(size: int = 64, languages: Sequence[str] = ("en", "zh"), progress: bool
         raise ValueError(f"size must be an integer of {SIZES[0]} to {SIZES[1]} pixels, got {size!r}")
     unknown = [language for language in languages if language not in LANGUAGES]
     if isinstance(languages, str) or unknown:
-        raise ValueError(
-            f"languages must be a sequence of codes among {', '.join(LANGUAGES)}; got {languages!r}"
-        )
+        raise ValueError(f"languages must be a sequence of codes among {', '.join(LANGUAGES)}; got {languages!r}")
     concepts = read_concepts()
     distinct, picture_of = load_pictures(concepts.svgs, size, progress)
     return EmojiSet(
