@@ -1,7 +1,7 @@
 """The public, stateless calls. They check their arguments, then call an operator.
 
-Every call takes ``backend``: ``"auto"`` picks the fastest that can serve it; a name (``"cpu"``, ``"triton"``, ``"reference"``,
-...) forces one, and raises the reason if that one cannot.
+Every call takes ``backend``: ``"auto"`` picks the fastest that can serve it; a name (``"cpu"``, ``"triton"``,
+``"reference"``, ...) forces one, and raises the reason if that one cannot.
 """
 
 from typing import Any, TypeVar
@@ -69,9 +69,7 @@ def hamming_topk(queries: Array, codes: Array, k: int, *, backend: str = "auto")
     return _like(queries, distances), _like(queries, indices)
 
 
-def hamming_range(
-    queries: Array, codes: Array, radius: int, *, backend: str = "auto"
-) -> tuple[Array, Array, Array]:
+def hamming_range(queries: Array, codes: Array, radius: int, *, backend: str = "auto") -> tuple[Array, Array, Array]:
     """All codes within a distance of each query, nearest first; equal distances by the smaller index.
 
     Args:
@@ -80,7 +78,7 @@ def hamming_range(
         radius: the largest distance that counts, in bits; a negative one finds nothing.
 
     Returns:
-        lims int64 [Q + 1], distances int32 [R] and indices int64 [R]: query q's neighbours lie at lims[q] : lims[q + 1].
+        lims int64 [Q + 1], distances int32 [R], indices int64 [R]: query q's neighbours lie at lims[q] : lims[q + 1].
     """
     left, right = _code_pair("queries", queries, "codes", codes)
     radius = max(-1, min(int(radius), 8 * left.shape[1]))
@@ -111,13 +109,11 @@ def _codes(name: str, x: Any) -> Tensor:
 def _code_pair(name_a: str, a: Any, name_b: str, b: Any) -> tuple[Tensor, Tensor]:
     left, right = _codes(name_a, a), _codes(name_b, b)
     if left.shape[1] != right.shape[1]:
-        raise ValueError(
-            f"{name_b} must have as many bytes a row as {name_a} ({left.shape[1]}), not {right.shape[1]}"
-        )
+        raise ValueError(f"{name_b} must have as many bytes a row as {name_a} ({left.shape[1]}), not {right.shape[1]}")
     if left.device != right.device:
         raise ValueError(f"{name_b} must be on {left.device} as {name_a} is, not on {right.device}")
     return left, right
 
 
 def _like(given: Array, result: Tensor) -> Array:
-    return result.numpy() if isinstance(given, np.ndarray) else result  # type: ignore[return-value]
+    return result.numpy() if isinstance(given, np.ndarray) else result

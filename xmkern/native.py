@@ -1,5 +1,6 @@
 """The compiled extension: found once, its absence remembered and told in one sentence."""
 
+import importlib
 import os
 import warnings
 from types import ModuleType
@@ -7,20 +8,22 @@ from types import ModuleType
 # torch first: the extension shares the OpenMP runtime that torch brings along.
 import torch  # noqa: F401
 
-_module: ModuleType | None = None
-_missing: str | None = None
 
-try:
-    from xmkern import _native as _module  # type: ignore[attr-defined,no-redef]
-except ImportError as error:
-    _missing = f"the native extension of xmkern cannot be loaded ({error}); `pip install .` builds it"
-else:
-    _wanted = os.environ.get("XMKERN_CPU_CAPABILITY")
-    if _wanted:
+def _load() -> tuple[ModuleType | None, str | None]:
+    try:
+        module = importlib.import_module("xmkern._native")
+    except ImportError as error:
+        return None, f"the native extension of xmkern cannot be loaded ({error}); `pip install .` builds it"
+    wanted = os.environ.get("XMKERN_CPU_CAPABILITY")
+    if wanted:
         try:
-            _module.set_capability(_wanted)
+            module.set_capability(wanted)
         except ValueError as error:
-            raise ValueError(f"XMKERN_CPU_CAPABILITY={_wanted!r}: {error}") from None
+            raise ValueError(f"XMKERN_CPU_CAPABILITY: {error}") from None
+    return module, None
+
+
+_module, _missing = _load()
 
 
 def why_missing() -> str | None:

@@ -37,8 +37,7 @@ class Op:
         backends: what can serve it, best first; the last must serve everything.
         fake: shapes and dtypes of the outputs, from the same arguments.
         sample: makes a small, typical tuple of arguments, for the doctor and for ``opcheck``.
-        fold: how ``torch.vmap`` is served: called with the batch size, for each argument its batched axis or None, and the arguments;
-            returns outputs batched along axis 0. By default the operator runs once per element.
+        fold: how ``torch.vmap`` is served (see ``torch.library.register_vmap``); by default once per element.
     """
 
     def __init__(

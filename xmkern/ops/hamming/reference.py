@@ -1,4 +1,7 @@
-"""What Hamming search means, in plain PyTorch. Bits are packed least significant first, as in ``numpy.packbits(bitorder="little")``."""
+"""What Hamming search means, in plain PyTorch.
+
+Bits are packed least significant first, as by ``numpy.packbits(bitorder="little")``.
+"""
 
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ def pack_bits(x: Tensor) -> Tensor:
     bits = x if x.dtype == torch.bool else x >= 0
     bits = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8))
     weights = 2 ** torch.arange(8, device=x.device)
-    return (bits.view(len(bits), -1, 8) * weights).sum(-1).to(torch.uint8)
+    return (bits.view(len(bits), bits.shape[1] // 8, 8) * weights).sum(-1).to(torch.uint8)
 
 
 def unpack_bits(codes: Tensor, bits: int) -> Tensor:
@@ -30,7 +33,7 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> Found:
-    """-> distances int32 [Q, k], indices int64 [Q, k], by (distance, index); -1 and -1 where there are fewer than k codes."""
+    """-> distances int32 [Q, k], indices int64 [Q, k], by (distance, index); -1 and -1 past the last code."""
     distances, indices = hamming_distance(queries, codes).sort(dim=1, stable=True)
     missing = max(0, k - len(codes))
     pad = torch.nn.functional.pad
@@ -38,7 +41,7 @@ def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> Found:
 
 
 def hamming_range(queries: Tensor, codes: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
-    """-> lims int64 [Q + 1], distances int32, indices int64: query q's lie at lims[q] : lims[q + 1], by (distance, index)."""
+    """-> lims int64 [Q + 1], distances int32, indices int64: query q's at lims[q] : lims[q + 1]."""
     distances, indices = hamming_distance(queries, codes).sort(dim=1, stable=True)
     inside = distances <= radius
     lims = torch.nn.functional.pad(inside.sum(1).cumsum(0), (1, 0))

@@ -1,0 +1,139 @@
+"""When a kernel's results count as right."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmkern import functional, native
+
+# An error this many units in the last place of the largest value is rounding, however small eager's own error is.
+_ULPS = 4
+
+
+def assert_matches_reference(
+    op: str | Callable[..., Any],
+    inputs: Mapping[str, Any],
+    backend: str = "auto",
+    *,
+    reference: Callable[..., Any] | None = None,
+) -> None:
+    """Raises AssertionError unless a call gives what its reference gives, values and gradients.
+
+    Integer and bool results must be equal. A floating-point result may be at most twice as far from the reference in
+    float64 as the reference in the inputs' own dtype is (plus a few units in the last place); so may each gradient of
+    an input that requires one, for a fixed random cotangent.
+
+    Args:
+        op: the name of a call of ``xmkern.functional``, or a function to test against ``reference``.
+        inputs: its keyword arguments.
+        backend: passed to a call that is given by name.
+        reference: what a function given as ``op`` should compute; takes the same keyword arguments.
+    """
+    if isinstance(op, str):
+        call = getattr(functional, op)
+
+        def tested(**kwargs: Any) -> Any:
+            return call(**kwargs, backend=backend)
+
+        def expected(**kwargs: Any) -> Any:
+            return call(**kwargs, backend="reference")
+    else:
+        if reference is None:
+            raise ValueError("reference must be given when op is a function")
+        tested, expected = op, reference
+
+    got = _evaluate(tested, inputs)
+    eager = _evaluate(expected, inputs)
+    if set(got) != set(eager):
+        raise AssertionError(f"results differ in kind: {sorted(got)} against {sorted(eager)} of the reference")
+    exact = eager
+    if any(t.is_floating_point() for t in eager.values()):
+        exact = _evaluate(expected, {name: _in_float64(value) for name, value in inputs.items()})
+    for name in eager:
+        _compare(name, got[name], eager[name], exact[name])
+
+
+def _evaluate(call: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The outputs of a call, and the gradients of its inputs, by name."""
+    fresh = {
+        name: value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+    }
+    outputs = call(**fresh)
+    outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    results = {f"output {i}": torch.as_tensor(out) for i, out in enumerate(outputs)}
+    wanted = {name: v for name, v in fresh.items() if isinstance(v, Tensor) and v.requires_grad}
+    graded = [out for out in results.values() if out.requires_grad]
+    if wanted and graded:
+        generator = torch.Generator().manual_seed(0)
+        cotangents = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in graded]
+        grads = torch.autograd.grad(graded, list(wanted.values()), cotangents, allow_unused=True)
+        for (name, value), grad in zip(wanted.items(), grads, strict=True):
+            results[f"gradient of {name}"] = torch.zeros_like(value) if grad is None else grad
+    return {name: value.detach() for name, value in results.items()}
+
+
+def _in_float64(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().double().requires_grad_(value.requires_grad)
+    return value
+
+
+def _compare(name: str, got: Tensor, eager: Tensor, exact: Tensor) -> None:
+    for what in ("shape", "dtype", "device"):
+        if getattr(got, what) != getattr(eager, what):
+            raise AssertionError(f"{name}: {what} {getattr(got, what)}, the reference has {getattr(eager, what)}")
+    if not got.is_floating_point():
+        if not torch.equal(got, eager):
+            wrong = (got != eager).nonzero()
+            raise AssertionError(f"{name}: {len(wrong)} of {got.numel()} differ, the first at {wrong[0].tolist()}")
+        return
+    eps = torch.finfo(got.dtype).eps
+    got, eager, exact = got.double(), eager.double(), exact.double()
+    finite = exact.isfinite()
+    if not torch.equal(got[~finite].nan_to_num(), exact[~finite].nan_to_num()) or not got[finite].isfinite().all():
+        raise AssertionError(f"{name}: infinities or NaNs are not where the reference has them")
+    if not finite.any():
+        return
+    unit = eps * float(exact[finite].abs().max())
+    error, allowed = (got - exact)[finite].abs().max(), 2 * (eager - exact)[finite].abs().max() + _ULPS * unit
+    if error > allowed:
+        raise AssertionError(f"{name}: error {error:.3g}, allowed {allowed:.3g} (twice eager PyTorch's own)")
+
+
+def differences(got: Any, expected: Any) -> str:
+    """How the results of an operator differ beyond rounding, in a sentence; empty if they do not."""
+    pairs = [(got, expected)] if isinstance(got, Tensor) else list(zip(got, expected, strict=True))
+    for i, (a, b) in enumerate(pairs):
+        try:
+            _compare(f"output {i}", a, b, b)
+        except AssertionError as error:
+            return str(error)
+    return ""
+
+
+def each_capability() -> Iterator[str]:
+    """Makes each CPU capability of this machine the one in force, in turn; the one before is restored at the end."""
+    before = native.cpu_capability()
+    if before is None:
+        return
+    try:
+        for name in native.cpu_capabilities():
+            native.set_cpu_capability(name)
+            yield name
+    finally:
+        native.set_cpu_capability(before)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Runs a block with torch, and so the kernels, on this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
