@@ -1,0 +1,101 @@
+"""The Triton launchers against the reference, in Triton's interpreter.
+
+The interpreter must be on before Triton is imported, so this file runs itself: each test starts it as a script with
+the name of one of its ``check_`` functions.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from xmkern.ops.hamming import reference, triton
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[2]
+
+
+def random_codes(count: int, width: int, values: int = 256) -> torch.Tensor:
+    """With fewer values, more ties."""
+    return torch.randint(0, values, (count, width), dtype=torch.uint8)
+
+
+def assert_topk(queries: torch.Tensor, codes: torch.Tensor, k: int) -> None:
+    assert triton.refuses(queries, codes, k) is None
+    for got, want in zip(triton.topk(queries, codes, k), reference.hamming_topk(queries, codes, k), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def check_distance() -> None:
+    for width, a_count, b_count in [
+        (1, 7, 3), (3, 1, 130), (8, 17, 129), (16, 2, 300), (33, 5, 7), (512, 1, 2), (8, 0, 7), (8, 7, 0),
+    ]:  # fmt: skip
+        a, b = random_codes(a_count, width), random_codes(b_count, width)
+        got = triton.distance(a, b)
+        torch.testing.assert_close(got, reference.hamming_distance(a, b), rtol=0, atol=0)
+
+
+def check_topk_widths() -> None:
+    for width, count, k in [(1, 7, 1), (3, 300, 5), (16, 1000, 1), (33, 7, 5), (512, 2, 1)]:
+        assert_topk(random_codes(2, width), random_codes(count, width), k)
+
+
+def check_topk_spans_and_ties() -> None:
+    """Several spans of several tiles, a handful of distinct codes: every place is settled by the index."""
+    assert_topk(random_codes(2, 8, values=2), random_codes(2100, 8, values=2), 5)
+    assert_topk(random_codes(1, 1, values=1), random_codes(1100, 1, values=1), 3)
+
+
+def check_topk_padding() -> None:
+    assert_topk(random_codes(1, 8), random_codes(7, 8), 9)
+    assert_topk(random_codes(1, 8), random_codes(0, 8), 2)
+    assert_topk(random_codes(0, 8), random_codes(7, 8), 2)
+
+
+def check_topk_large_k() -> None:
+    assert_topk(random_codes(1, 4), random_codes(600, 4), 100)
+
+
+def check_unaligned_codes() -> None:
+    """A slice that starts at an odd byte cannot be read as words."""
+    codes = random_codes(1, 8 * 50 + 1)[0, 1:].view(50, 8)
+    assert codes.data_ptr() % 4
+    assert_topk(random_codes(1, 8), codes, 2)
+    assert_topk(random_codes(1, 16)[:, ::2], codes, 2)
+
+
+CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_in_the_interpreter(name: str) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, __file__, name], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_leaves_triton_alone() -> None:
+    code = "import sys, torch; had = 'triton' in sys.modules; import xmkern.ops.hamming.triton; "
+    code += "assert had or 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = random_codes(3, 8)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "not on a CUDA GPU" in (triton.refuses(codes, codes) or "")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert triton.refuses(codes, codes, triton.MAX_K) is None
+    assert "k is greater" in (triton.refuses(codes, codes, triton.MAX_K + 1) or "")
+    assert "longer than" in (triton.refuses(random_codes(1, 513), random_codes(1, 513)) or "")
+    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    assert "not installed" in (triton.refuses(codes, codes) or "")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    CHECKS[sys.argv[1]]()

@@ -1,0 +1,132 @@
+"""Launches the Triton kernels: picks the tiles, makes the memory. Triton is imported by the first call."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_K = 256  # the running top-k of a program lives in registers
+MAX_WIDTH = 512
+_MAX_CODES = 1 << 40  # an index has 40 bits in a score
+
+
+@dataclass(frozen=True)
+class TopkTiles:
+    """How one top-k is cut up; ``k`` is the requested number rounded up to what the sorting network takes."""
+
+    k: int
+    queries: int
+    codes: int
+    warps: int
+
+    @staticmethod
+    def of(k: int) -> "TopkTiles":
+        k = max(2, 1 << (k - 1).bit_length())
+        return TopkTiles(k, queries=4, codes=256, warps=4) if k <= 64 else TopkTiles(k, 1, 512, 4)
+
+
+DISTANCE_TILE = (16, 128)  # rows of a, rows of b
+MERGE_TILE = 512
+
+
+def refuses(*args: object) -> str | None:
+    """Why these arguments of ``distance`` or ``topk`` cannot be served, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if not _interpreted() and any(t.device.type != "cuda" for t in tensors):
+        return "the tensors are not on a CUDA GPU and Triton's interpreter is off (TRITON_INTERPRET=1)"
+    if any(t.shape[1] > MAX_WIDTH for t in tensors):
+        return f"codes are longer than {8 * MAX_WIDTH} bits"
+    if any(len(t) > _MAX_CODES for t in tensors):
+        return "there are more than 2^40 codes"
+    if any(isinstance(k, int) and k > MAX_K for k in args):
+        return f"k is greater than {MAX_K}"
+    return None
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """a uint8 [N, W], b uint8 [M, W] -> int32 [N, M]: the number of bits in which they differ."""
+    out = torch.empty(len(a), len(b), dtype=torch.int32, device=a.device)
+    if out.numel() == 0:
+        return out
+    width = a.shape[1]
+    a, b, aligned = _words(a, b)
+    a_tile, b_tile = DISTANCE_TILE
+    programs = _cdiv(len(a), a_tile) * _cdiv(len(b), b_tile)
+    with _on(a.device):
+        _kernels().distance_kernel[(programs,)](
+            a, b, out, len(a), len(b), WIDTH=width, ALIGNED=aligned, A_TILE=a_tile, B_TILE=b_tile, num_warps=4
+        )
+    return out
+
+
+def topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """queries uint8 [Q, W], codes uint8 [N, W] -> the k nearest: distances int32 [Q, k], indices int64 [Q, k].
+
+    Rows are ordered by (distance, index); where ``k > N`` the rest of a row is -1 and -1. The distances of a query to
+    all codes are never written: spans of codes are searched side by side, each keeps its best k, and a second, small
+    kernel merges them.
+    """
+    distances = torch.empty(len(queries), k, dtype=torch.int32, device=queries.device)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    if distances.numel() == 0:
+        return distances, indices
+    width, tiles = queries.shape[1], TopkTiles.of(k)
+    queries, codes, aligned = _words(queries, codes)
+    groups = _cdiv(len(queries), tiles.queries)
+    span = _span(len(codes), groups, tiles.codes, queries.device)
+    spans = max(1, _cdiv(len(codes), span))
+    found = torch.empty(len(queries), spans * tiles.k, dtype=torch.int64, device=queries.device)
+    with _on(queries.device):
+        _kernels().span_topk_kernel[(groups * spans,)](
+            queries, codes, found, len(queries), len(codes), span, spans,
+            WIDTH=width, ALIGNED=aligned, Q_TILE=tiles.queries, N_TILE=tiles.codes, K=tiles.k, num_warps=tiles.warps,
+        )  # fmt: skip
+        _kernels().merge_spans_kernel[(len(queries),)](
+            found, distances, indices, spans * tiles.k, k, TILE=MERGE_TILE, K=tiles.k, num_warps=4
+        )
+    return distances, indices
+
+
+def _words(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """The same codes as 32-bit words where length and address allow it; else as bytes, which the kernel assembles."""
+    a, b = a.contiguous(), b.contiguous()
+    if a.shape[1] % 4 or a.data_ptr() % 4 or b.data_ptr() % 4:
+        return a, b, False
+    return a.view(torch.int32), b.view(torch.int32), True
+
+
+def _span(codes: int, groups: int, tile: int, device: torch.device) -> int:
+    """Codes a program scans: few enough to fill the GPU several times over, whole tiles, and never so few that the
+    merge of the spans outweighs the scan."""
+    wanted = _cdiv(8 * _processors(device), groups)
+    return max(4, _cdiv(_cdiv(codes, wanted), tile)) * tile
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def _on(device: torch.device) -> Any:
+    """Triton launches on the current device, which need not be the tensors'."""
+    return torch.cuda.device_of(torch.empty(0, device=device))
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "y", "on")
+
+
+def _kernels() -> Any:
+    from xmkern.ops.hamming import triton_kernels
+
+    return triton_kernels
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
