@@ -15,7 +15,7 @@ constexpr int most_copied_words = 2;
 constexpr int widest_key = 20;
 
 // What is spent, in words scanned flat (about 0.1 ns each): on a bucket, and on each word in it.
-constexpr int64_t bucket_cost = 300, word_cost = 5, gathered_cost = 200;
+constexpr int64_t bucket_cost = 1500, word_cost = 7, gathered_cost = 200;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -91,10 +91,10 @@ Mih::Mih(Codes codes, int bits, int threads)
 // A counting sort.
 void Mih::fill(Table& table, Codes codes) const {
   const size_t buckets = size_t{1} << table.width, rows = static_cast<size_t>(count_);
-  table.offsets = std::make_unique<uint32_t[]>(buckets + 1);
-  table.positions = std::make_unique_for_overwrite<uint32_t[]>(rows);
-  if (words_ <= most_copied_words)
-    table.rows = std::make_unique_for_overwrite<uint64_t[]>(rows * static_cast<size_t>(words_));
+  table.offsets = LargeArray<uint32_t>(buckets + 1);
+  table.positions = LargeArray<uint32_t>(rows);
+  std::fill(table.offsets.get(), table.offsets.get() + buckets + 1, 0);
+  if (words_ <= most_copied_words) table.rows = LargeArray<uint64_t>(rows * static_cast<size_t>(words_));
   std::vector<uint64_t> code(static_cast<size_t>(words_), 0);
   for (int64_t i = 0; i < count_; ++i) {
     load(codes, i, code.data());

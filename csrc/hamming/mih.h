@@ -6,9 +6,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "core/large_array.h"
 #include "hamming/hamming.h"
 
 namespace xmkern::hamming {
@@ -32,8 +32,8 @@ class Mih {
   // copies of the codes, so that a bucket is one cache miss and then a contiguous read.
   struct Table {
     int begin, width;  // the substring, in bits
-    std::unique_ptr<uint32_t[]> offsets, positions;
-    std::unique_ptr<uint64_t[]> rows;
+    LargeArray<uint32_t> offsets, positions;
+    LargeArray<uint64_t> rows;
 
     uint32_t key(const uint64_t* code) const {
       const int word = begin / 64, shift = begin % 64;
