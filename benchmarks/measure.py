@@ -1,0 +1,79 @@
+"""How a time is taken: ours and the peers in alternation, in one process, on the same inputs; medians."""
+
+import csv
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xmkern
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def alternate(calls: Mapping[str, Callable[[], Any]], seconds: float = 2.0, least: int = 5) -> dict[str, float]:
+    """The median time of each call, in seconds.
+
+    Every round runs each call once, so that a machine that slows down slows all. The first round is not counted.
+    """
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds or len(next(iter(times.values()))) < least:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def read_bandwidth(megabytes: int = 256) -> float:
+    """Bytes a second that all threads together read from memory, by a sum over a tensor that no cache holds."""
+    big = torch.ones(megabytes * 2**20 // 8, dtype=torch.int64)
+    return big.nbytes / alternate({"read": big.sum}, seconds=1.0)["read"]
+
+
+def machine() -> dict[str, Any]:
+    """The facts that a row must carry to mean something later."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent, check=False
+    )
+    return {
+        "processor": _processor(),
+        "capability": xmkern.cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "xmkern": xmkern.__version__,
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Writes rows with the machine's facts to ``results/<name>.csv``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    facts = machine()
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *facts], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **facts} for row in rows)
+    os.replace(temporary, path)
+    return path
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
