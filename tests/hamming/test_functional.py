@@ -161,3 +161,9 @@ def test_vmap_runs_each_element():
     flat = xf.hamming_topk(q.reshape(12, 8), c, 5)
     assert torch.equal(distances.reshape(12, 5), flat[0])
     assert torch.equal(indices.reshape(12, 5), flat[1])
+
+
+def test_a_named_backend_that_cannot_serve_says_why():
+    codes = random_codes(3, 4)
+    with pytest.raises(ValueError, match="backend='triton' cannot serve this call of hamming_topk: .*(GPU|Triton)"):
+        xf.hamming_topk(codes, codes, 1, backend="triton")

@@ -26,7 +26,7 @@ def random_codes(count: int, width: int, values: int = 256) -> torch.Tensor:
 
 def assert_topk(queries: torch.Tensor, codes: torch.Tensor, k: int) -> None:
     assert triton.refuses(queries, codes, k) is None
-    for got, want in zip(triton.topk(queries, codes, k), reference.hamming_topk(queries, codes, k), strict=True):
+    for got, want in zip(triton.hamming_topk(queries, codes, k), reference.hamming_topk(queries, codes, k), strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
@@ -35,7 +35,7 @@ def check_distance() -> None:
         (1, 7, 3), (3, 1, 130), (8, 17, 129), (16, 2, 300), (33, 5, 7), (512, 1, 2), (8, 0, 7), (8, 7, 0),
     ]:  # fmt: skip
         a, b = random_codes(a_count, width), random_codes(b_count, width)
-        got = triton.distance(a, b)
+        got = triton.hamming_distance(a, b)
         torch.testing.assert_close(got, reference.hamming_distance(a, b), rtol=0, atol=0)
 
 

@@ -34,7 +34,7 @@ MERGE_TILE = 512
 
 
 def refuses(*args: object) -> str | None:
-    """Why these arguments of ``distance`` or ``topk`` cannot be served, or None."""
+    """Why these arguments of ``hamming_distance`` or ``hamming_topk`` cannot be served, or None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     tensors = [a for a in args if isinstance(a, Tensor)]
@@ -49,7 +49,7 @@ def refuses(*args: object) -> str | None:
     return None
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
+def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     """a uint8 [N, W], b uint8 [M, W] -> int32 [N, M]: the number of bits in which they differ."""
     out = torch.empty(len(a), len(b), dtype=torch.int32, device=a.device)
     if out.numel() == 0:
@@ -65,7 +65,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """queries uint8 [Q, W], codes uint8 [N, W] -> the k nearest: distances int32 [Q, k], indices int64 [Q, k].
 
     Rows are ordered by (distance, index); where ``k > N`` the rest of a row is -1 and -1. The distances of a query to
