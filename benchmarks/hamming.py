@@ -76,7 +76,7 @@ def plot(measured: list[dict[str, Any]]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
     for offset, (queries, colour, label) in enumerate([(256, "#2a6f97", "256 queries"), (1, "#a9d6e5", "one query")]):
-        chosen = [r for r in measured if r["queries"] == queries]
+        chosen = [r for r in measured if int(r["queries"]) == queries]
         places = [i + 0.4 * offset for i in range(len(chosen))]
         bars = axes.bar(places, [r["ratio"] for r in chosen], 0.38, color=colour, label=label)
         axes.bar_label(bars, [f"{r['ratio']:.1f}x" for r in chosen], padding=2, fontsize=9)

@@ -17,7 +17,7 @@ from xmkern.ops.registry import ops
 
 def environment() -> dict[str, Any]:
     """Versions, CPU capability, threads, and for each operator which backend serves it and why the others do not."""
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in ("torch", "numpy", "triton", "faiss-cpu", "transformers", "diffusers", "open-clip-torch"):
         try:
             packages[name] = metadata.version(name)
