@@ -44,8 +44,8 @@ class Snapshot:
         follows = bool(ids[0] > self.largest and np.all(ids[1:] > ids[:-1]))
         return replace(
             self,
-            codes=_append(self.codes, codes),
-            ids=_append(self.ids, ids),
+            codes=append(self.codes, codes),
+            ids=append(self.ids, ids),
             largest=max(self.largest, int(ids.max())),
             ascending=self.ascending and follows,
         )
@@ -95,7 +95,7 @@ class Snapshot:
         return lims, distances, self.ids[places]
 
 
-def _append(rows: np.ndarray, new: np.ndarray) -> np.ndarray:
+def append(rows: np.ndarray, new: np.ndarray) -> np.ndarray:
     """rows with new ones behind, in the buffer that rows begins if that has room, else in one twice as large."""
     count, total = len(rows), len(rows) + len(new)
     buffer = rows.base if isinstance(rows.base, np.ndarray) and rows.base.ndim == rows.ndim else rows

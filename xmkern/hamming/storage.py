@@ -11,8 +11,8 @@ import mmap
 import os
 import secrets
 import struct
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -30,7 +30,11 @@ _CHUNK = 1 << 24
 def save(path: str | os.PathLike[str], bits: int, method: str, codes: np.ndarray, ids: np.ndarray) -> None:
     """Writes the file whole or not at all. codes uint8 [N, W], ids int64 [N]."""
     codes = np.ascontiguousarray(codes)
-    sections = [codes.reshape(-1).data, bytes(-codes.size % 8), ids.astype("<i8").view(np.uint8).data]
+    sections: list[bytes | memoryview] = [
+        codes.reshape(-1).data,
+        bytes(-codes.size % 8),
+        ids.astype("<i8").view(np.uint8).data,
+    ]
     header = _HEADER.pack(
         MAGIC,
         VERSION,
@@ -106,7 +110,7 @@ def _check_header(header: bytes, size: int, path: str | os.PathLike[str]) -> tup
     return bits, method, count, width, codes_bytes
 
 
-def _read(file: BinaryIO, size: int, path: str | os.PathLike[str]) -> bytearray:
+def _read(file: BufferedReader, size: int, path: str | os.PathLike[str]) -> bytearray:
     data = bytearray(size)
     file.seek(0)
     if file.readinto(data) != size:
