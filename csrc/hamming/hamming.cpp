@@ -69,7 +69,7 @@ void each_rows(Codes codes, int64_t begin, int64_t end, int64_t step, Visit&& vi
 // The planes that each word of the queries picks: [count, words, path_steps].
 std::vector<uint16_t> plane_paths(const std::vector<uint64_t>& queries, int plane_words) {
   std::vector<uint16_t> paths(queries.size() * path_steps);
-  for (size_t i = 0; i < queries.size(); ++i) path(queries[i], plane_words, paths.data() + i * path_steps);
+  for (size_t i = 0; i < queries.size(); ++i) Path(queries[i], plane_words, paths.data() + i * path_steps);
   return paths;
 }
 

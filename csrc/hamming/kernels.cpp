@@ -125,42 +125,93 @@ void transpose_bits(Plane rows[64]) {
   for (int i = 0; i < 64; i += 8) transpose_step<1>(rows + i);
 }
 
-void cut(Rows rows, uint64_t* planes) {
-  using namespace hamming;
-  for (int w = 0; w < rows.words; ++w) {
-    Plane bits[64] = {};
-    for (int64_t i = 0; i < rows.count; ++i) bits[i % 64][i / 64] = word_at(rows.data + (i * rows.words + w) * 8);
-    transpose_bits(bits);
-    Plane* out = reinterpret_cast<Plane*>(planes) + w * tabulated_planes;
-    for (int g = 0; g < groups; ++g, out += group_planes) {
-      const Plane a = bits[3 * g], b = bits[3 * g + 1], c = bits[3 * g + 2];
-      Plane ignored;
-      out[2 + 0] = add_bits(a, b, c, out[0]);
-      out[2 + 1] = add_bits(~a, b, c, out[1]);
-      out[2 + 2] = add_bits(a, ~b, c, ignored);
-      out[2 + 4] = add_bits(a, b, ~c, ignored);
-      out[2 + 7] = ~out[2 + 0];
-      out[2 + 6] = ~out[2 + 1];
-      out[2 + 5] = ~out[2 + 2];
-      out[2 + 3] = ~out[2 + 4];
+// Splits neighbouring codes of `Words` words into a register for each word.
+template <int Words>
+inline void deinterleave(const Plane* codes, Plane* words) {
+  if constexpr (Words == 1) {
+    words[0] = codes[0];
+  } else {
+    Plane even[Words / 2], odd[Words / 2], of_even[Words / 2], of_odd[Words / 2];
+    for (int i = 0; i < Words / 2; ++i) {
+      even[i] = even_lanes(codes[2 * i], codes[2 * i + 1]);
+      odd[i] = odd_lanes(codes[2 * i], codes[2 * i + 1]);
     }
-    for (int j = 0; j < singles; ++j, out += 2) {
-      out[0] = bits[groups * group_bits + j];
-      out[1] = ~out[0];
+    deinterleave<Words / 2>(even, of_even);
+    deinterleave<Words / 2>(odd, of_odd);
+    for (int i = 0; i < Words / 2; ++i) {
+      words[2 * i] = of_even[i];
+      words[2 * i + 1] = of_odd[i];
     }
   }
 }
 
-// A query's way through the table of one word.
+// Fills the matrices to transpose, bits [words, 64]: lane b of row i is a word of code i * plane_lanes + b, so that
+// neighbouring codes share a register.
+template <int Words>
+void gather_whole(const uint8_t* codes, Plane* bits) {
+  for (int i = 0; i < 64; ++i) {
+    Plane in[Words], words[Words];
+    __builtin_memcpy(in, codes + i * static_cast<int64_t>(sizeof(in)), sizeof(in));
+    deinterleave<Words>(in, words);
+    for (int w = 0; w < Words; ++w) bits[64 * w + i] = words[w];
+  }
+}
+
+void gather(Rows rows, Plane* bits) {
+  if (rows.count == slice) {
+    if (rows.words == 1) return gather_whole<1>(rows.data, bits);
+    if (rows.words == 2) return gather_whole<2>(rows.data, bits);
+    if (rows.words == 4) return gather_whole<4>(rows.data, bits);
+  }
+  for (int w = 0; w < rows.words; ++w) {
+    if (rows.count < slice) __builtin_memset(bits + 64 * w, 0, 64 * sizeof(Plane));
+    for (int64_t i = 0; i < rows.count; ++i)
+      bits[64 * w + i / plane_lanes][i % plane_lanes] = word_at(rows.data + (i * rows.words + w) * 8);
+  }
+}
+
+void tabulate(const Plane bits[64], Plane* out) {
+  using namespace hamming;
+  for (int g = 0; g < groups; ++g, out += group_planes) {
+    const Plane a = bits[3 * g], b = bits[3 * g + 1], c = bits[3 * g + 2];
+    Plane ignored;
+    out[2 + 0] = add_bits(a, b, c, out[0]);
+    out[2 + 1] = add_bits(~a, b, c, out[1]);
+    out[2 + 2] = add_bits(a, ~b, c, ignored);
+    out[2 + 4] = add_bits(a, b, ~c, ignored);
+    out[2 + 7] = ~out[2 + 0];
+    out[2 + 6] = ~out[2 + 1];
+    out[2 + 5] = ~out[2 + 2];
+    out[2 + 3] = ~out[2 + 4];
+  }
+  for (int j = 0; j < singles; ++j, out += 2) {
+    out[0] = bits[groups * group_bits + j];
+    out[1] = ~out[0];
+  }
+}
+
+void cut(Rows rows, uint64_t* planes) {
+  Plane bits[64 * hamming::max_words];
+  gather(rows, bits);
+  for (int w = 0; w < rows.words; ++w) {
+    transpose_bits(bits + 64 * w);
+    tabulate(bits + 64 * w, reinterpret_cast<Plane*>(planes) + w * hamming::tabulated_planes);
+  }
+}
+
+// A query's way through the table of one word. Four steps are read at a time: the loads of planes keep the load units
+// busy, and shifts cost nothing beside them.
 struct Differences {
   const uint64_t* table;
   const uint16_t* path;
-  int group = 0, single = 0;
+  int step = 0;
 
-  Plane at(int step) const { return *reinterpret_cast<const Plane*>(table + path[step]); }
-  Plane parity() const { return at(group); }
-  Plane majority() { return at(hamming::groups + group++); }
-  Plane bit() { return at(2 * hamming::groups + single++); }
+  Plane next() {
+    const uint64_t four = word_at(reinterpret_cast<const uint8_t*>(path + step / 4 * 4));
+    const uint16_t offset = static_cast<uint16_t>(four >> (16 * (step % 4)));
+    ++step;
+    return *reinterpret_cast<const Plane*>(table + offset);
+  }
 };
 
 // In how many of the next 2^Digits - 1 bits a code differs from the query, as a binary number of digit planes: two
@@ -168,13 +219,13 @@ struct Differences {
 template <int Digits>
 inline __attribute__((always_inline)) void count_planes(Differences& from, Plane* digits) {
   if constexpr (Digits == 2) {
-    digits[0] = from.parity();
-    digits[1] = from.majority();
+    digits[0] = from.next();
+    digits[1] = from.next();
   } else {
     Plane other[Digits - 1];
     count_planes<Digits - 1>(from, digits);
     count_planes<Digits - 1>(from, other);
-    Plane carry = from.bit();
+    Plane carry = from.next();
     for (int d = 0; d < Digits - 1; ++d) carry = add_bits(digits[d], other[d], carry, digits[d]);
     digits[Digits - 1] = carry;
   }
@@ -186,7 +237,7 @@ inline __attribute__((always_inline)) void add_word(const uint64_t* table, const
   Differences from{table, path};
   Plane count[6];
   count_planes<6>(from, count);
-  Plane carry = from.bit();
+  Plane carry = from.next();
   for (int d = 0; d < 6; ++d) carry = add_bits(total[d], count[d], carry, total[d]);
   for (int d = 6; d < Digits; ++d) {
     const Plane digit = total[d];
@@ -195,18 +246,20 @@ inline __attribute__((always_inline)) void add_word(const uint64_t* table, const
   }
 }
 
-// Offers the rows that are not in `far`, among those that the slice really has.
+// Offers the rows that are not in `far`, among those that the slice really has: bit i of lane b is row
+// i * plane_lanes + b.
 void offer_near(Plane far, Rows rows, const uint64_t* query, int64_t index, const Offer& offer) {
-  uint64_t beyond[plane_lanes];
+  uint64_t beyond[plane_lanes], everywhere = ~0ull;
   __builtin_memcpy(beyond, &far, sizeof(beyond));
+  for (int b = 0; b < plane_lanes; ++b) everywhere &= beyond[b];
   int32_t limit = offer.limits[index];
-  for (int b = 0; b < plane_lanes && 64 * b < rows.count; ++b) {
-    const int64_t left = rows.count - 64 * b;
-    const uint64_t real = left >= 64 ? ~0ull : (1ull << left) - 1;
-    for (uint64_t near = ~beyond[b] & real; near != 0; near &= near - 1) {
-      const int64_t i = 64 * b + __builtin_ctzll(near);
-      const int32_t d = row_distance(rows.data + i * 8 * rows.words, query, rows.words);
-      if (d < limit) limit = offer.accept(offer.sink, index, i, d);
+  for (uint64_t left = ~everywhere; left != 0; left &= left - 1) {
+    const int bit = __builtin_ctzll(left);
+    const int64_t first = static_cast<int64_t>(bit) * plane_lanes;
+    for (int b = 0; b < plane_lanes && first + b < rows.count; ++b) {
+      if (beyond[b] >> bit & 1) continue;
+      const int32_t d = row_distance(rows.data + (first + b) * 8 * rows.words, query, rows.words);
+      if (d < limit) limit = offer.accept(offer.sink, index, first + b, d);
     }
   }
   offer.limits[index] = limit;

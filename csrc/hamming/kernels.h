@@ -17,20 +17,43 @@ inline constexpr int group_planes = 2 + 8;
 inline constexpr int tabulated_planes = groups * group_planes + singles * 2;
 inline constexpr int path_steps = groups * 2 + singles;
 
-// Where in the table of a word, in 64-bit units, the planes lie that a query's word picks: parities, majorities,
-// singles. out [path_steps]
-inline void path(uint64_t word, int plane_words, uint16_t* out) {
-  const auto offset = [plane_words](int plane) { return static_cast<uint16_t>(plane * plane_words); };
-  for (int g = 0; g < groups; ++g) {
-    const int bits = static_cast<int>(word >> (group_bits * g)) & 7;
-    out[g] = offset(g * group_planes + (__builtin_popcount(static_cast<unsigned>(bits)) & 1));
-    out[groups + g] = offset(g * group_planes + 2 + bits);
+// Where in the table of a word, in 64-bit units, the planes lie that a query's word picks, in the order in which they
+// are added up: two counts of `digits - 1` digits and a single bit make one of `digits` digits.
+class Path {
+ public:
+  // out [path_steps]
+  Path(uint64_t word, int plane_words, uint16_t* out) : word_(word), plane_words_(plane_words), out_(out) {
+    count(6);
+    bit();
   }
-  for (int j = 0; j < singles; ++j) {
-    const int bit = static_cast<int>(word >> (groups * group_bits + j)) & 1;
-    out[2 * groups + j] = offset(groups * group_planes + 2 * j + bit);
+
+ private:
+  void step(int plane) { *out_++ = static_cast<uint16_t>(plane * plane_words_); }
+
+  void count(int digits) {
+    if (digits == 2) {
+      const int bits = static_cast<int>(word_ >> (group_bits * group_)) & 7;
+      step(group_ * group_planes + (__builtin_popcount(static_cast<unsigned>(bits)) & 1));
+      step(group_ * group_planes + 2 + bits);
+      ++group_;
+      return;
+    }
+    count(digits - 1);
+    count(digits - 1);
+    bit();
   }
-}
+
+  void bit() {
+    const int set = static_cast<int>(word_ >> (groups * group_bits + single_)) & 1;
+    step(groups * group_planes + 2 * single_ + set);
+    ++single_;
+  }
+
+  uint64_t word_;
+  int plane_words_;
+  uint16_t* out_;
+  int group_ = 0, single_ = 0;
+};
 
 // Called for a code that is nearer than the query's limit, in ascending position; returns the query's new limit.
 using Accept = int32_t (*)(void* sink, int64_t query, int64_t position, int32_t distance);
@@ -57,7 +80,7 @@ struct Kernels {
   // / 64], aligned to 64 bytes.
   int slice;
   void (*cut)(Rows rows, uint64_t* planes);
-  // paths [count, words, path_steps]: the offsets of a query's planes (see `path`). The rows are
+  // paths [count, words, path_steps]: the offsets of a query's planes (see Path). The rows are
   // those that were cut, for the exact distance of the few that are near.
   void (*scan_slice)(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint16_t* paths, int64_t count,
                      const Offer& offer);

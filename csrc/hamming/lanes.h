@@ -20,6 +20,18 @@ inline constexpr int plane_lanes = 2;
 #endif
 typedef uint64_t Plane __attribute__((vector_size(8 * plane_lanes)));
 
+// Every other lane of a, then of b: the even ones, the odd ones.
+#if defined(__AVX512F__)
+inline Plane even_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
+inline Plane odd_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
+#elif defined(__AVX2__)
+inline Plane even_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6); }
+inline Plane odd_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b, 1, 3, 5, 7); }
+#else
+inline Plane even_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b, 0, 2); }
+inline Plane odd_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b, 1, 3); }
+#endif
+
 // Full adder: returns the carry of a + b + c and leaves their parity in `sum`.
 inline Plane add_bits(Plane a, Plane b, Plane c, Plane& sum) {
 #if defined(__AVX512F__)
