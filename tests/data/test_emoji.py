@@ -139,6 +139,15 @@ def test_the_split_is_the_seed_s(data):
     assert not np.array_equal(one, other)
 
 
+def test_taking_rows_keeps_every_field_aligned(data):
+    few = data.take(np.array([5, 3]))
+    assert len(few) == 2
+    assert few.glyphs == (data.glyphs[5], data.glyphs[3])
+    assert few.names["tr"] == (data.names["tr"][5], data.names["tr"][3])
+    for name in ("images", "roots", "pictures", "groups", "toned"):
+        assert np.array_equal(getattr(few, name), getattr(data, name)[[5, 3]])
+
+
 @pytest.mark.parametrize("fractions", [(0.5, 0.6), (1.2, -0.2), (), (0.5,)])
 def test_fractions_must_be_shares(data, fractions):
     with pytest.raises(ValueError, match="fractions"):

@@ -66,7 +66,7 @@ def render_all(svgs: Sequence[Path], size: int, progress: bool) -> tuple[np.ndar
 def _digest(*arrays: np.ndarray) -> np.ndarray:
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return np.frombuffer(digest.digest(), np.uint8)
 
 

@@ -13,7 +13,7 @@ Pictures: OpenMoji, CC BY-SA 4.0; show ``data.attribution`` wherever they are sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +57,19 @@ class EmojiSet:
 
     def __len__(self) -> int:
         return len(self.glyphs)
+
+    def take(self, rows: np.ndarray) -> EmojiSet:
+        """The set of some rows, int64 ``[M]``; ids stay what they are."""
+        return replace(
+            self,
+            images=self.images[rows],
+            glyphs=tuple(self.glyphs[row] for row in rows),
+            names={language: tuple(names[row] for row in rows) for language, names in self.names.items()},
+            roots=self.roots[rows],
+            pictures=self.pictures[rows],
+            groups=self.groups[rows],
+            toned=self.toned[rows],
+        )
 
     def split_by_concept(self, seed: int, fractions: Sequence[float]) -> tuple[np.ndarray, ...]:
         """Splits the rows so that neither a concept nor a picture stands on two sides.

@@ -1,0 +1,85 @@
+"""Search time: xmkern beside eager PyTorch and, where it is installed, FAISS, on the same codes in the same process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xmkern.functional import hamming_topk
+
+Search = Callable[[Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median milliseconds of one call; ``agrees`` says whether its distances are those of eager PyTorch."""
+
+    name: str
+    milliseconds: float
+    agrees: bool
+
+
+def eager_topk(queries: Tensor, codes: Tensor, k: int) -> Tensor:
+    """Distances int64 ``[Q, k]`` of 64-bit codes held as int64: xor and a bit count by halves, in plain torch."""
+    x = queries[:, None] ^ codes[None, :]
+    x = x - ((x >> 1) & 0x5555555555555555)
+    x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return ((x * 0x0101010101010101) >> 56).topk(k, dim=1, largest=False).values
+
+
+def enlarge(codes: Tensor, size: int, seed: int = 0) -> Tensor:
+    """A gallery of ``size`` codes: real ones uint8 ``[N, 8]``, repeated, each bit flipped with a chance of 1 in 8."""
+    rng = np.random.default_rng(seed)
+    base = codes.numpy()[rng.integers(0, len(codes), size)]
+    # The AND of three random bytes has each bit set with a chance of 1 in 8.
+    a, b, c = rng.integers(0, 256, (3, *base.shape), dtype=np.uint8)
+    return torch.from_numpy(base ^ (a & b & c))
+
+
+def faiss_searches(codes: Tensor) -> dict[str, Search]:
+    """FAISS over ``codes`` in both of its modes; nothing where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return {}
+    faiss.omp_set_num_threads(torch.get_num_threads())
+
+    def search(use_heap: bool) -> Search:
+        index: Any = faiss.IndexBinaryFlat(8 * codes.shape[1])
+        index.use_heap = use_heap
+        index.add(codes.numpy())
+        return lambda queries, _, k: torch.from_numpy(index.search(queries.numpy(), k)[0])
+
+    return {"FAISS, heap": search(True), "FAISS, counting": search(False)}
+
+
+def time_search(codes: Tensor, queries: Tensor, k: int = 10, repeats: int = 5) -> list[Timing]:
+    """Times each peer in turn, ``repeats`` rounds, after checking that all find the same distances.
+
+    Args:
+        codes: packed codes of 64 bits, uint8 ``[N, 8]``.
+        queries: uint8 ``[Q, 8]``.
+    """
+    words, query_words = codes.view(torch.int64).flatten(), queries.view(torch.int64).flatten()
+    peers: dict[str, Search] = {
+        "xmkern": lambda q, c, k: hamming_topk(q, c, k)[0],
+        "eager PyTorch": lambda q, c, k: eager_topk(query_words, words, k),
+        **faiss_searches(codes),
+    }
+    want = eager_topk(query_words, words, k)
+    agrees = {name: torch.equal(search(queries, codes, k).long(), want) for name, search in peers.items()}
+    times: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(repeats):
+        for name, search in peers.items():
+            start = time.perf_counter()
+            search(queries, codes, k)
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return [Timing(name, median(times[name]), agrees[name]) for name in peers]
