@@ -26,7 +26,8 @@ def random_codes(count: int, width: int, values: int = 256) -> torch.Tensor:
 
 def assert_topk(queries: torch.Tensor, codes: torch.Tensor, k: int) -> None:
     assert triton.refuses(queries, codes, k) is None
-    for got, want in zip(triton.hamming_topk(queries, codes, k), reference.hamming_topk(queries, codes, k), strict=True):
+    found = triton.hamming_topk(queries, codes, k)
+    for got, want in zip(found, reference.hamming_topk(queries, codes, k), strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 

@@ -18,7 +18,7 @@ def _module() -> Any:
 
 
 def refuses(*args: object) -> str | None:
-    """Why these arguments of ``distance`` or ``topk`` cannot be served, or None."""
+    """Why these arguments of ``hamming_distance`` or ``hamming_topk`` cannot be served, or None."""
     module = _module()
     if module is None:
         return "xmkern was built without its CUDA extension (build it with -DXMKERN_CUDA=ON)"
@@ -34,7 +34,7 @@ def refuses(*args: object) -> str | None:
     return None
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
+def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     """a uint8 [N, W], b uint8 [M, W] -> int32 [N, M]: the number of bits in which they differ."""
     a, b = a.contiguous(), b.contiguous()
     out = torch.empty(len(a), len(b), dtype=torch.int32, device=a.device)
@@ -43,7 +43,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """queries uint8 [Q, W], codes uint8 [N, W] -> the k nearest: distances int32 [Q, k], indices int64 [Q, k].
 
     Rows are ordered by (distance, index); where ``k > N`` the rest of a row is -1 and -1.

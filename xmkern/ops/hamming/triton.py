@@ -30,7 +30,7 @@ class TopkTiles:
 
 
 DISTANCE_TILE = (16, 128)  # rows of a, rows of b
-MERGE_TILE = 512
+MERGE_TILE = 256  # not less than MAX_K
 
 
 def refuses(*args: object) -> str | None:

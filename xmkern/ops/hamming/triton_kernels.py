@@ -77,9 +77,10 @@ def _nobody(rows: tl.constexpr, K: tl.constexpr):
 def _merge(best, scores, K: tl.constexpr):
     """best [rows, K] ascending, scores [rows, any] -> the K largest of both, ascending.
 
-    Of two rows of K, one ascending and one descending, the larger of each pair are the K largest of all.
+    Of two rows of K, one ascending and one descending, the larger of each pair are the K largest of all, and they
+    rise and fall but once: one merging step of the sorting network puts them in order.
     """
-    return tl.sort(tl.maximum(best, tl.topk(scores, K)))
+    return tl.bitonic_merge(tl.maximum(best, tl.topk(scores, K)))
 
 
 @triton.jit
