@@ -308,32 +308,36 @@ std::vector<int64_t> Mih::range(Codes queries, Codes codes, int32_t radius, Neig
     for (size_t i = 0; i < finders.size(); ++i) {
       const size_t q = static_cast<size_t>(task * batch) + i;
       gave_up[q] = finders[i].gave_up;
-      if (!finders[i].gave_up) hits[q] = std::move(finders[i].hits);
+      if (finders[i].gave_up) continue;
+      hits[q] = std::move(finders[i].hits);
+      std::sort(hits[q].begin(), hits[q].end());
     }
   });
   scan_rest(queries, codes, count_, gave_up,
             [&](Codes some, Codes rest, const std::vector<int64_t>& places, int64_t first) {
               Neighbours near;
               const std::vector<int64_t> lims = hamming::range(some, rest, radius, near, threads);
-              for (size_t i = 0; i < places.size(); ++i)
-                for (size_t j = static_cast<size_t>(lims[i]); j < static_cast<size_t>(lims[i + 1]); ++j)
-                  hits[static_cast<size_t>(places[i])].push_back({near.distances[j], first + near.indices[j]});
+              parallel_for(ceil_div(some.count, batch), threads, [&](int64_t task) {
+                for (int64_t i = task * batch; i < std::min(some.count, (task + 1) * batch); ++i) {
+                  Hits& row = hits[static_cast<size_t>(places[static_cast<size_t>(i)])];
+                  const int64_t begin = lims[static_cast<size_t>(i)], end = lims[static_cast<size_t>(i) + 1];
+                  for (size_t j = static_cast<size_t>(begin); j < static_cast<size_t>(end); ++j)
+                    row.push_back({near.distances[j], first + near.indices[j]});
+                  std::sort(row.begin(), row.end());
+                }
+              });
             });
   std::vector<int64_t> lims(hits.size() + 1, 0);
   for (size_t q = 0; q < hits.size(); ++q) lims[q + 1] = lims[q] + static_cast<int64_t>(hits[q].size());
   found.distances.resize(static_cast<size_t>(lims.back()));
   found.indices.resize(static_cast<size_t>(lims.back()));
-  parallel_for(ceil_div(queries.count, batch), threads, [&](int64_t task) {
-    for (int64_t q = task * batch; q < std::min(queries.count, (task + 1) * batch); ++q) {
-      Hits& row = hits[static_cast<size_t>(q)];
-      std::sort(row.begin(), row.end());
-      size_t out = static_cast<size_t>(lims[static_cast<size_t>(q)]);
-      for (const Hit& hit : row) {
-        found.distances[out] = hit.distance;
-        found.indices[out++] = hit.position;
-      }
+  for (size_t q = 0; q < hits.size(); ++q) {
+    size_t out = static_cast<size_t>(lims[q]);
+    for (const Hit& hit : hits[q]) {
+      found.distances[out] = hit.distance;
+      found.indices[out++] = hit.position;
     }
-  });
+  }
   return lims;
 }
 
@@ -348,6 +352,7 @@ void Mih::topk(Codes queries, Codes codes, int64_t k, int32_t* distances, int64_
     search.topk(finder);
     gave_up[static_cast<size_t>(q)] = finder.gave_up;
     if (!finder.gave_up) hits[static_cast<size_t>(q)] = std::move(finder.hits);
+    std::sort(hits[static_cast<size_t>(q)].begin(), hits[static_cast<size_t>(q)].end());
   });
   scan_rest(queries, codes, count_, gave_up,
             [&](Codes some, Codes rest, const std::vector<int64_t>& places, int64_t first) {
@@ -357,16 +362,17 @@ void Mih::topk(Codes queries, Codes codes, int64_t k, int32_t* distances, int64_
               hamming::topk(some, rest, static_cast<int64_t>(most), near.data(), where.data(), threads);
               for (size_t i = 0; i < near.size(); ++i)
                 hits[static_cast<size_t>(places[i / most])].push_back({near[i], first + where[i]});
+              for (const int64_t q : places)
+                std::sort(hits[static_cast<size_t>(q)].begin(), hits[static_cast<size_t>(q)].end());
             });
-  parallel_for(queries.count, threads, [&](int64_t q) {
+  for (int64_t q = 0; q < queries.count; ++q) {
     Hits& row = hits[static_cast<size_t>(q)];
-    std::sort(row.begin(), row.end());
     row.resize(static_cast<size_t>(k), Hit{-1, -1});
     for (int64_t i = 0; i < k; ++i) {
       distances[q * k + i] = row[static_cast<size_t>(i)].distance;
       indices[q * k + i] = row[static_cast<size_t>(i)].position;
     }
-  });
+  }
 }
 
 }  // namespace xmkern::hamming
