@@ -162,6 +162,7 @@ void gather(Rows rows, Plane* bits) {
     if (rows.words == 1) return gather_whole<1>(rows.data, bits);
     if (rows.words == 2) return gather_whole<2>(rows.data, bits);
     if (rows.words == 4) return gather_whole<4>(rows.data, bits);
+    if (rows.words == 8) return gather_whole<8>(rows.data, bits);
   }
   for (int w = 0; w < rows.words; ++w) {
     if (rows.count < slice) __builtin_memset(bits + 64 * w, 0, 64 * sizeof(Plane));
@@ -275,37 +276,23 @@ inline bool all_set(Plane a) {
 #endif
 }
 
-// A total starts at 2^(Digits - 1) - limit, so that its highest digit tells which rows are not below the limit.
+// A total starts at 2^(Digits - 1) - limit, so that its highest digit tells which rows are not below the limit. The
+// tables of long codes come from the second-level cache, which keeps up.
 template <int Digits>
 void scan_planes(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint16_t* paths, int64_t count,
                  const Offer& offer) {
-  // The tables of two words fit in the first-level cache: a block of queries goes through these before the next two.
-  constexpr int words_at_once = 2, queries_at_once = 16;
-  const int words = rows.words;
-  Plane totals[queries_at_once][Digits];
-  for (int64_t first = 0; first < count; first += queries_at_once) {
-    const int64_t end = first + queries_at_once < count ? first + queries_at_once : count;
-    for (int w = 0; w < words; w += words_at_once) {
-      for (int64_t q = first; q < end; ++q) {
-        Plane total[Digits];
-        if (w == 0) {
-          const uint64_t start = (1ull << (Digits - 1)) - static_cast<uint64_t>(offer.limits[q]);
-          for (int d = 0; d < Digits; ++d) total[d] = Plane{} - ((start >> d) & 1);
-        } else {
-          for (int d = 0; d < Digits; ++d) total[d] = totals[q - first][d];
-        }
-        const uint64_t* table = planes + w * hamming::tabulated_planes * plane_lanes;
-        const uint16_t* path = paths + (q * words + w) * hamming::path_steps;
-        add_word<Digits>(table, path, total);
-        if (w + 1 < words)
-          add_word<Digits>(table + hamming::tabulated_planes * plane_lanes, path + hamming::path_steps, total);
-        if (w + words_at_once < words) {
-          for (int d = 0; d < Digits; ++d) totals[q - first][d] = total[d];
-        } else if (!all_set(total[Digits - 1])) {
-          offer_near(total[Digits - 1], rows, queries + q * words, q, offer);
-        }
-      }
+  for (int64_t q = 0; q < count; ++q) {
+    Plane total[Digits];
+    const uint64_t start = (1ull << (Digits - 1)) - static_cast<uint64_t>(offer.limits[q]);
+    for (int d = 0; d < Digits; ++d) total[d] = Plane{} - ((start >> d) & 1);
+    const uint64_t* table = planes;
+    const uint16_t* path = paths + q * rows.words * hamming::path_steps;
+    for (int w = 0; w < rows.words; ++w) {
+      add_word<Digits>(table, path, total);
+      table += hamming::tabulated_planes * plane_lanes;
+      path += hamming::path_steps;
     }
+    if (!all_set(total[Digits - 1])) offer_near(total[Digits - 1], rows, queries + q * rows.words, q, offer);
   }
 }
 
