@@ -32,7 +32,7 @@ def rows() -> list[dict[str, Any]]:
             "target": TARGET if count == SIZES[-1] else "",
         }
         try:
-            # A batch takes about a millisecond: where other programs want the cores, one thread is the steadier measure.
+            # A batch takes a millisecond or less: where other programs want the cores, one thread is the steadier.
             for threads in sorted({1, all_threads}):
                 torch.set_num_threads(threads)
                 out.append({**facts, "search_threads": threads, **measure(tables, queries, codes)})
@@ -86,7 +86,9 @@ def growth(measured: list[dict[str, Any]]) -> str:
     """What ten times the codes cost, on one thread."""
     few, many = (next(r for r in measured if r["codes"] == n and r["search_threads"] == 1) for n in SIZES)
     mih, flat = (many[key] / few[key] for key in ("mih_us_per_query", "flat_us_per_query"))
-    return f"From {SIZES[0]:,} to {SIZES[-1]:,} codes, hashing costs {mih:.1f} times as much and the scan {flat:.1f} times."
+    return (
+        f"From {SIZES[0]:,} to {SIZES[-1]:,} codes, hashing takes {mih:.1f} times as long, the scan {flat:.1f} times."
+    )
 
 
 def main() -> None:
