@@ -61,12 +61,15 @@ def check_topk_large_k() -> None:
     assert_topk(random_codes(1, 4), random_codes(600, 4), 100)
 
 
-def check_unaligned_codes() -> None:
-    """A slice that starts at an odd byte cannot be read as words."""
+def check_odd_memory() -> None:
+    """A slice that starts at an odd byte cannot be read as words; a lone row of odd stride can."""
     codes = random_codes(1, 8 * 50 + 1)[0, 1:].view(50, 8)
     assert codes.data_ptr() % 4
     assert_topk(random_codes(1, 8), codes, 2)
     assert_topk(random_codes(1, 16)[:, ::2], codes, 2)
+    assert_topk(random_codes(3, 9)[:1, :8], random_codes(5, 8), 2)
+    in_numpy = torch.from_numpy(random_codes(1, 44).numpy()[0, 1:])  # a storage at an odd address
+    assert_topk(in_numpy[3:11].view(1, 8), random_codes(5, 8), 2)
 
 
 CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}

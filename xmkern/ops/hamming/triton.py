@@ -54,14 +54,14 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     out = torch.empty(len(a), len(b), dtype=torch.int32, device=a.device)
     if out.numel() == 0:
         return out
-    width = a.shape[1]
-    a, b, aligned = _words(a, b)
     a_tile, b_tile = DISTANCE_TILE
     programs = _cdiv(len(a), a_tile) * _cdiv(len(b), b_tile)
+    a_words, b_words, aligned = _words(a, b)
     with _on(a.device):
         _kernels().distance_kernel[(programs,)](
-            a, b, out, len(a), len(b), WIDTH=width, ALIGNED=aligned, A_TILE=a_tile, B_TILE=b_tile, num_warps=4
-        )
+            a_words, b_words, out, len(a), len(b),
+            WIDTH=a.shape[1], ALIGNED=aligned, A_TILE=a_tile, B_TILE=b_tile, num_warps=4,
+        )  # fmt: skip
     return out
 
 
@@ -76,16 +76,17 @@ def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     if distances.numel() == 0:
         return distances, indices
-    width, tiles = queries.shape[1], TopkTiles.of(k)
-    queries, codes, aligned = _words(queries, codes)
+    tiles = TopkTiles.of(k)
     groups = _cdiv(len(queries), tiles.queries)
     span = _span(len(codes), groups, tiles.codes, queries.device)
     spans = max(1, _cdiv(len(codes), span))
     found = torch.empty(len(queries), spans * tiles.k, dtype=torch.int64, device=queries.device)
+    query_words, code_words, aligned = _words(queries, codes)
     with _on(queries.device):
         _kernels().span_topk_kernel[(groups * spans,)](
-            queries, codes, found, len(queries), len(codes), span, spans,
-            WIDTH=width, ALIGNED=aligned, Q_TILE=tiles.queries, N_TILE=tiles.codes, K=tiles.k, num_warps=tiles.warps,
+            query_words, code_words, found, len(queries), len(codes), span, spans,
+            WIDTH=queries.shape[1], ALIGNED=aligned, Q_TILE=tiles.queries, N_TILE=tiles.codes, K=tiles.k,
+            num_warps=tiles.warps,
         )  # fmt: skip
         _kernels().merge_spans_kernel[(len(queries),)](
             found, distances, indices, spans * tiles.k, k, TILE=MERGE_TILE, K=tiles.k, num_warps=4
@@ -95,8 +96,9 @@ def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor
 
 def _words(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, bool]:
     """The same codes as 32-bit words where length and address allow it; else as bytes, which the kernel assembles."""
-    a, b = a.contiguous(), b.contiguous()
-    if a.shape[1] % 4 or a.data_ptr() % 4 or b.data_ptr() % 4:
+    aligned = a.shape[1] % 4 == 0
+    a, b = a.contiguous().view(-1), b.contiguous().view(-1)
+    if not aligned or any(x.data_ptr() % 4 or x.storage_offset() % 4 for x in (a, b)):
         return a, b, False
     return a.view(torch.int32), b.view(torch.int32), True
 
