@@ -32,6 +32,7 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks hamming
+	$(BIN)/python -m benchmarks hamming_mih
 	$(BIN)/python -m benchmarks readme
 
 lint: setup

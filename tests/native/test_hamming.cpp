@@ -10,6 +10,7 @@
 
 #include "core/capability.h"
 #include "hamming/hamming.h"
+#include "hamming/mih.h"
 
 using namespace xmkern;
 using hamming::Codes;
@@ -63,6 +64,17 @@ void check(int64_t bytes, int64_t query_count, int64_t code_count, int threads, 
   const int32_t radius = static_cast<int32_t>(4 * bytes - 1);
   hamming::Neighbours found;
   const std::vector<int64_t> lims = hamming::range(queries, codes, radius, found, threads);
+
+  // Hashing over all but the last few codes, which it has to scan.
+  const hamming::Mih tables({code_bytes.get(), code_count - code_count / 8, bytes}, static_cast<int>(8 * bytes),
+                            threads);
+  hamming::Neighbours hashed;
+  expect_here(tables.range(queries, codes, radius, hashed, 1e9, threads) == lims, "hashed range length");
+  expect_here(hashed.distances == found.distances && hashed.indices == found.indices, "hashed range");
+  std::vector<int32_t> hashed_near(near.size());
+  std::vector<int64_t> hashed_which(which.size());
+  tables.topk(queries, codes, k, hashed_near.data(), hashed_which.data(), 1e9, threads);
+  expect_here(hashed_near == near && hashed_which == which, "hashed nearest");
 
   for (int64_t q = 0; q < query_count; ++q) {
     Ranked expected = ranked(queries, q, codes);

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from xmkern.ops.hamming import cpu, reference, triton
+from xmkern.ops.hamming import cpu, cuda, reference, triton
 from xmkern.ops.registry import Backend, Op
 
 
 def _backends(name: str) -> list[Backend]:
     """The launchers that have a function of this name, and the reference, which has all."""
-    launchers = {"cpu": cpu, "triton": triton}
+    launchers = {"cpu": cpu, "cuda": cuda, "triton": triton}
     fast = [Backend(kind, getattr(own, name), own.refuses) for kind, own in launchers.items() if hasattr(own, name)]
     return [*fast, Backend("reference", getattr(reference, name))]
 
