@@ -16,6 +16,8 @@ constexpr int widest_key = 20;
 
 // What is spent, in words scanned flat (about 0.1 ns each): on a bucket, and on each word in it.
 constexpr int64_t bucket_cost = 1500, word_cost = 7, gathered_cost = 200;
+// A thread is worth waking for a quarter of a millisecond: with less to do, it may come later than the work is done.
+constexpr int64_t thread_cost = 2'500'000;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -143,18 +145,20 @@ class MihSearch {
 
   // Fills each finder with the indexed codes nearer than `radius + 1`.
   void range(std::span<Finder> finders, int32_t radius) {
-    const int m = static_cast<int>(mih_.tables_.size());
     std::fill(reached_.begin(), reached_.end(), -1);
-    for (int t = 0; t < m; ++t) {
-      // Were a code farther than this in every substring, it would be farther than the radius in all.
-      const int within = radius / m - (t > radius % m);
-      if (within < 0) break;
-      const Mih::Table& table = mih_.tables_[static_cast<size_t>(t)];
-      const auto& [all, starts] = mih_.patterns(table);
-      const int64_t end = starts[static_cast<size_t>(std::min(within, table.width)) + 1];
-      probe(table, {all.data(), static_cast<size_t>(end)}, finders);
-      reached_[static_cast<size_t>(t)] = within;
-    }
+    each_within(radius, [&](size_t t, std::span<const uint32_t> patterns, int within) {
+      probe(mih_.tables_[t], patterns, finders);
+      reached_[t] = within;
+    });
+  }
+
+  // What range() is expected to cost a query.
+  int64_t range_cost(int32_t radius) const {
+    int64_t cost = 0;
+    each_within(radius, [&](size_t t, std::span<const uint32_t> patterns, int) {
+      cost += probe_cost(mih_.tables_[t], patterns);
+    });
+    return std::min(cost, budget_);
   }
 
   // Fills the finder with the k nearest indexed codes and others.
@@ -182,11 +186,30 @@ class MihSearch {
     uint32_t bucket;
   };
 
-  // Looks into the buckets whose keys differ from a query's by one of the patterns.
-  void probe(const Mih::Table& table, std::span<const uint32_t> patterns, std::span<Finder> finders) {
+  // Calls visit(table, patterns, their most ones) for the keys that a range search must look at.
+  template <class Visit>
+  void each_within(int32_t radius, Visit&& visit) const {
+    const int m = static_cast<int>(mih_.tables_.size());
+    for (int t = 0; t < m; ++t) {
+      // Were a code farther than this in every substring, it would be farther than the radius in all.
+      const int within = radius / m - (t > radius % m);
+      if (within < 0) break;
+      const Mih::Table& table = mih_.tables_[static_cast<size_t>(t)];
+      const auto& [all, starts] = mih_.patterns(table);
+      const int64_t end = starts[static_cast<size_t>(std::min(within, table.width)) + 1];
+      visit(static_cast<size_t>(t), std::span{all.data(), static_cast<size_t>(end)}, within);
+    }
+  }
+
+  int64_t probe_cost(const Mih::Table& table, std::span<const uint32_t> patterns) const {
     const double share = static_cast<double>(patterns.size()) / static_cast<double>(int64_t{1} << table.width);
     const int64_t rows = static_cast<int64_t>(share * static_cast<double>(mih_.count_));
-    const int64_t expected = static_cast<int64_t>(patterns.size()) * bucket_cost + rows * row_cost(table);
+    return static_cast<int64_t>(patterns.size()) * bucket_cost + rows * row_cost(table);
+  }
+
+  // Looks into the buckets whose keys differ from a query's by one of the patterns.
+  void probe(const Mih::Table& table, std::span<const uint32_t> patterns, std::span<Finder> finders) {
+    const int64_t expected = probe_cost(table, patterns);
     constexpr size_t step = 4096;
     for (Finder& finder : finders) finder.can_pay(expected);
     for (size_t start = 0; start < patterns.size(); start += step) {
@@ -306,7 +329,9 @@ std::vector<int64_t> Mih::range(Codes queries, Codes codes, int32_t radius, Neig
   constexpr int64_t batch = 32;  // enough to hide the misses of one query behind the work of others
   std::vector<Hits> hits(static_cast<size_t>(queries.count));
   std::vector<char> gave_up(hits.size(), 0);
-  parallel_for(ceil_div(queries.count, batch), threads, [&](int64_t task) {
+  const int64_t cost = std::max<int64_t>(1, MihSearch(*this, codes, patience).range_cost(radius));
+  const int64_t useful = std::max<int64_t>(1, queries.count / std::max<int64_t>(1, thread_cost / cost));
+  parallel_for(ceil_div(queries.count, batch), static_cast<int>(std::min<int64_t>(threads, useful)), [&](int64_t task) {
     MihSearch search(*this, codes, patience);
     std::vector<Finder> finders;
     for (int64_t q = task * batch; q < std::min(queries.count, (task + 1) * batch); ++q)
