@@ -93,14 +93,15 @@ def test_threads_do_not_matter():
 
     rng = np.random.default_rng(2)
     codes = random_codes(rng, 20_000, 64)
-    queries = near_codes(rng, codes, 100, 64, 6)
+    queries = near_codes(rng, codes, 1000, 64, 6)  # enough for each thread to be woken
     found = []
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             tables = Tables(codes[:15_000], 64)
-            found.append([*tables.range(queries, codes, 6), *tables.topk(queries, codes, 5)])
+            near = tables.range(queries, codes, 6, NEVER_GIVE_UP)
+            found.append([*near, *tables.topk(queries[:100], codes, 5, NEVER_GIVE_UP)])
     finally:
         torch.set_num_threads(before)
     assert_same(found[1], found[0])
