@@ -1,26 +1,9 @@
 #include "hamming/mih.h"
 
-#include <pybind11/numpy.h>
-
-#include "module.h"
+#include "codes.h"
 
 namespace py = pybind11;
 using namespace xmkern::hamming;
-
-namespace {
-
-Codes codes_at(Address data, int64_t count, int64_t bytes) {
-  return {reinterpret_cast<const uint8_t*>(data), count, bytes};
-}
-
-template <class T>
-py::array_t<T> as_array(std::vector<T>&& values) {
-  auto* owned = new std::vector<T>(std::move(values));
-  py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<T>*>(p); });
-  return py::array_t<T>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
-}
-
-}  // namespace
 
 void bind_mih(py::module_& module) {
   py::module_ hamming = module.attr("hamming");

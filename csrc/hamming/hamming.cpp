@@ -1,9 +1,9 @@
 #include "hamming/hamming.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/capability.h"
+#include "core/integer.h"
 #include "core/parallel.h"
 #include "hamming/kernels.h"
 
@@ -38,16 +38,13 @@ const Kernels& kernels() {
 
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int words_of(Codes codes) { return static_cast<int>(ceil_div(codes.bytes, 8)); }
 
 // Copies rows to whole 64-bit words, padded with zero bits: [count, words].
 std::vector<uint64_t> as_words(Codes codes, int64_t begin, int64_t count) {
   const int words = words_of(codes);
   std::vector<uint64_t> out(static_cast<size_t>(count * words), 0);
-  for (int64_t i = 0; i < count; ++i)
-    std::memcpy(out.data() + i * words, codes.data + (begin + i) * codes.bytes, static_cast<size_t>(codes.bytes));
+  for (int64_t i = 0; i < count; ++i) load_row(codes, begin + i, out.data() + i * words);
   return out;
 }
 

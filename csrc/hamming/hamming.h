@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace xmkern::hamming {
@@ -12,6 +13,11 @@ struct Codes {
   int64_t count;
   int64_t bytes;  // at most 512 (4096 bits)
 };
+
+// Copies a row to whole 64-bit words; bytes of the last word past the row stay as they are.
+inline void load_row(Codes codes, int64_t row, uint64_t* words) {
+  std::memcpy(words, codes.data + row * codes.bytes, static_cast<size_t>(codes.bytes));
+}
 
 // out [a.count, b.count]
 void distances(Codes a, Codes b, int32_t* out, int threads);

@@ -1,29 +1,20 @@
 #include "hamming/mih.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <span>
 
+#include "core/integer.h"
 #include "core/parallel.h"
 #include "hamming/kernels.h"
 
 namespace xmkern::hamming {
 namespace {
 
-constexpr int most_copied_words = 2;
-constexpr int widest_key = 20;
-
 // What is spent, in words scanned flat (about 0.1 ns each): on a bucket, and on each word in it.
 constexpr int64_t bucket_cost = 1500, word_cost = 7, gathered_cost = 200;
 // A thread is worth waking for a quarter of a millisecond: with less to do, it may come later than the work is done.
 constexpr int64_t thread_cost = 2'500'000;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-void load(Codes codes, int64_t row, uint64_t* words) {
-  std::memcpy(words, codes.data + row * codes.bytes, static_cast<size_t>(codes.bytes));
-}
 
 struct Hit {
   int32_t distance;
@@ -65,68 +56,6 @@ struct Finder {
 
 }  // namespace
 
-Mih::Patterns::Patterns(int width) : all(size_t{1} << width), starts(static_cast<size_t>(width) + 2, 0) {
-  const auto ones = [](uint32_t pattern) { return static_cast<size_t>(__builtin_popcount(pattern)); };
-  for (uint32_t p = 0; p < all.size(); ++p) ++starts[ones(p) + 1];
-  for (size_t w = 1; w < starts.size(); ++w) starts[w] += starts[w - 1];
-  std::vector<int64_t> next = starts;
-  for (uint32_t p = 0; p < all.size(); ++p) all[static_cast<size_t>(next[ones(p)]++)] = p;
-}
-
-Mih::Mih(Codes codes, int bits, int threads)
-    : words_(static_cast<int>(ceil_div(codes.bytes, 8))),
-      count_(std::min<int64_t>(codes.count, std::numeric_limits<uint32_t>::max())) {
-  // Buckets of about one code would be best; of more where that takes keys wider than the caches bear.
-  int wanted = 1;
-  while (wanted < widest_key && (int64_t{1} << wanted) < count_) ++wanted;
-  const int m = static_cast<int>(ceil_div(bits, wanted));
-  width_ = bits / m;
-  for (int t = 0; t < m; ++t) {
-    const int begin = static_cast<int>(int64_t{bits} * t / m), end = static_cast<int>(int64_t{bits} * (t + 1) / m);
-    tables_.push_back({begin, end - begin, {}, {}, {}});
-  }
-  patterns_.emplace_back(width_);
-  if (bits % m != 0) patterns_.emplace_back(width_ + 1);
-  parallel_for(m, threads, [&](int64_t t) { fill(tables_[static_cast<size_t>(t)], codes); });
-}
-
-// A counting sort.
-void Mih::fill(Table& table, Codes codes) const {
-  const size_t buckets = size_t{1} << table.width, rows = static_cast<size_t>(count_);
-  table.offsets = LargeArray<uint32_t>(buckets + 1);
-  table.positions = LargeArray<uint32_t>(rows);
-  std::fill(table.offsets.get(), table.offsets.get() + buckets + 1, 0);
-  if (words_ <= most_copied_words) table.rows = LargeArray<uint64_t>(rows * static_cast<size_t>(words_));
-  std::vector<uint64_t> code(static_cast<size_t>(words_), 0), later = code;
-  for (int64_t i = 0; i < count_; ++i) {
-    load(codes, i, code.data());
-    ++table.offsets[table.key(code.data()) + 1];
-  }
-  for (size_t b = 0; b < buckets; ++b) table.offsets[b + 1] += table.offsets[b];
-  std::vector<uint32_t> next(table.offsets.get(), table.offsets.get() + buckets);
-  for (int64_t i = 0; i < count_; ++i) {
-    constexpr int64_t ahead = 24;  // each row goes to a place that no cache holds
-    if (i + ahead < count_) {
-      load(codes, i + ahead, later.data());
-      const size_t slot = next[table.key(later.data())];
-      __builtin_prefetch(&table.positions[slot], 1);
-      if (table.rows) __builtin_prefetch(&table.rows[slot * static_cast<size_t>(words_)], 1);
-    }
-    load(codes, i, code.data());
-    const size_t slot = next[table.key(code.data())]++;
-    table.positions[slot] = static_cast<uint32_t>(i);
-    if (table.rows) std::copy(code.begin(), code.end(), &table.rows[slot * static_cast<size_t>(words_)]);
-  }
-}
-
-int64_t Mih::memory() const {
-  int64_t bytes = 0;
-  for (const Table& table : tables_)
-    bytes += 4 * ((int64_t{1} << table.width) + 1) + count_ * (4 + (table.rows ? 8 * words_ : 0));
-  for (const Patterns& patterns : patterns_) bytes += static_cast<int64_t>(4 * patterns.all.size());
-  return bytes;
-}
-
 // The searches of some queries on one thread.
 class MihSearch {
  public:
@@ -139,7 +68,7 @@ class MihSearch {
 
   Finder finder(Codes queries, int64_t q, int64_t k, int32_t limit) const {
     Finder finder{std::vector<uint64_t>(static_cast<size_t>(mih_.words_), 0), k, limit, budget_};
-    load(queries, q, finder.query.data());
+    load_row(queries, q, finder.query.data());
     return finder;
   }
 
@@ -259,7 +188,7 @@ class MihSearch {
   void scan_gathered(const uint32_t* positions, size_t count, Finder& finder) {
     for (size_t i = 0; i < count; ++i) __builtin_prefetch(codes_.data + int64_t{positions[i]} * codes_.bytes);
     for (size_t i = 0; i < count; ++i)
-      load(codes_, positions[i], gathered_.data() + i * static_cast<size_t>(mih_.words_));
+      load_row(codes_, positions[i], gathered_.data() + i * static_cast<size_t>(mih_.words_));
     scan(gathered_.data(), positions, count, finder);
   }
 
