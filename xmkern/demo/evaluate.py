@@ -17,6 +17,7 @@ from xmkern.hamming import BinaryIndex
 from xmkern.metrics import mean_average_precision, recall_at_k
 
 KS = (1, 5, 10)
+NAMES = {"en": "English", "zh": "Chinese"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Row:
     """One line of the table: recall in each of ``KS`` and mAP, all in 0..1."""
 
     rows: str  # "without skin tones" or "all"
-    direction: str  # "text to picture" or "picture to text"
-    language: str
+    size: int  # rows of the gallery, each also a query
+    query: str  # "English to picture", "picture to Chinese", ..., or "any"
     code: str  # "float", "64 bits" or "chance"
     recall: dict[int, float]
     map: float
@@ -88,19 +89,22 @@ def evaluate(model: DualEncoder, data: EmojiSet, rows: np.ndarray) -> list[Row]:
         depth = min(max(KS), len(ids))
         ks = tuple(k for k in KS if k <= depth)
         for language, text in texts.items():
-            sides = (("text to picture", text[kept], pictures[kept]), ("picture to text", pictures[kept], text[kept]))
-            for direction, queries, gallery in sides:
+            sides = (
+                (f"{NAMES[language]} to picture", text[kept], pictures[kept]),
+                (f"picture to {NAMES[language]}", pictures[kept], text[kept]),
+            )
+            for query, queries, gallery in sides:
                 recall = recall_at_k(search_float(queries, gallery, depth), ids, ids, ks=ks)
                 quality = mean_average_precision(-(queries @ gallery.T), related)
-                table.append(Row(label, direction, language, "float", recall, quality))
+                table.append(Row(label, len(ids), query, "float", recall, quality))
                 query_codes, gallery_codes = codes_of(model, queries), codes_of(model, gallery)
                 recall = recall_at_k(search_bits(query_codes, gallery_codes, depth), ids, ids, ks=ks)
                 distances = hamming_distance(query_codes, gallery_codes)
                 quality = mean_average_precision(distances, related, ties="expected")
-                table.append(Row(label, direction, language, f"{BITS} bits", recall, quality))
+                table.append(Row(label, len(ids), query, f"{BITS} bits", recall, quality))
         # A random ranking is one big tie.
         chance = mean_average_precision(np.zeros(related.shape), related, ties="expected")
-        table.append(Row(label, "any", "any", "chance", chance_recall(ids[:, None] == ids[None, :], ks), chance))
+        table.append(Row(label, len(ids), "any", "chance", chance_recall(ids[:, None] == ids[None, :], ks), chance))
     return table
 
 

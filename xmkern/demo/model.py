@@ -26,17 +26,17 @@ class Block(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.before_attention, self.before_mlp = nn.LayerNorm(size), nn.LayerNorm(size)
         self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
-        self.mlp = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        self.wide, self.narrow = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
         # Begins as the identity: a bag of words or places learns much in a minute, and attention adds to it.
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.mlp[2].weight)
+        nn.init.zeros_(self.narrow.weight)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(self.before_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if keep is None else keep[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         x = x + F.dropout(self.out(mixed), self.dropout, self.training)
-        return x + F.dropout(self.mlp(self.before_mlp(x)), self.dropout, self.training)
+        return x + F.dropout(self.narrow(F.gelu(self.wide(self.before_mlp(x)))), self.dropout, self.training)
 
 
 class Residual(nn.Module):

@@ -11,7 +11,7 @@ import numpy as np
 
 from xmkern.data._packages import require
 
-GREEN, GREY, INK, PAPER = "#1a9850", "#c8ccd0", "#1f2328", "#ffffff"
+GREEN, GREY, INK, FAINT, PAPER = "#1a9850", "#c8ccd0", "#1f2328", "#656d76", "#ffffff"
 FONT_PACKAGE, FONT_FILE = "paperang_p2_fonts_cjk", "fonts/wqy-microhei.ttc"
 
 
@@ -24,12 +24,16 @@ class Found:
         images: uint8 ``[K, H, W, 3]``.
         right: bool ``[K]``, or None where what is right is not known.
         captions: a short line under each picture, ``[K]``.
+        gloss: the query in English where it is not, or nothing.
+        meant: the picture asked for, uint8 ``[H, W, 3]``, where it is known.
     """
 
     query: str
     images: np.ndarray
     right: np.ndarray | None
     captions: tuple[str, ...]
+    gloss: str = ""
+    meant: np.ndarray | None = None
 
 
 @cache
@@ -57,43 +61,57 @@ def wrap(text: str, size: int, width: int) -> list[str]:
 
 
 def clip(text: str, size: int, width: int) -> str:
-    """The text, cut with an ellipsis so as to be no wider than ``width`` pixels."""
+    """The text, cut with two dots so as to be no wider than ``width`` pixels."""
     if font(size).getlength(text) <= width:
         return text
-    while text and font(size).getlength(text + "…") > width:
+    while text and font(size).getlength(text + "..") > width:
         text = text[:-1]
-    return text.rstrip() + "…"
+    return text.rstrip() + ".."
 
 
 def draw_grid(found: list[Found], title: str, footer: str, cell: int = 84) -> Any:
-    """A PIL image: one row a query, its text on the left, its results framed green where right and grey where wrong."""
+    """A PIL image: one row a query, its text on the left, then the picture meant, then the results, framed.
+
+    Right results are framed green, others grey.
+    """
     image_module, draw_module = require("PIL.Image"), require("PIL.ImageDraw")
-    margin, left, gap, caption = 24, 230, 10, 18
-    columns = max(len(row.images) for row in found)
-    width = 2 * margin + left + columns * (cell + gap)
+    margin, gap, caption = 24, 10, 18
+    pitch, row_height = cell + gap, cell + caption + gap
+    text_width = 230
+    left = margin + text_width + (pitch + 2 * gap if any(row.meant is not None for row in found) else 0)
+    width = left + max(len(row.images) for row in found) * pitch + margin
     notes = wrap(footer, 13, width - 2 * margin)
-    row_height = cell + caption + gap
     top = margin + 40
-    height = top + len(found) * row_height + 20 * len(notes) + margin
-    page = image_module.new("RGB", (width, height), PAPER)
+    bottom = top + len(found) * row_height
+    page = image_module.new("RGB", (width, bottom + 20 * len(notes) + margin), PAPER)
     draw = draw_module.Draw(page)
-    draw.text((margin, margin), clip(title, 20, width - 2 * margin), fill=INK, font=font(20))
+
+    def write(x: float, y: float, text: str, size: int, colour: str, anchor: str = "la") -> None:
+        # This font gives the typographic apostrophe the width of an ideograph.
+        draw.text((x, y), text.replace("’", "'"), fill=colour, font=font(size), anchor=anchor)
+
+    def show(x: int, y: int, picture: np.ndarray, frame: str, border: int) -> None:
+        if border:
+            draw.rectangle((x, y, x + cell, y + cell), outline=frame, width=border)
+        inner = image_module.fromarray(picture).resize((cell - 10, cell - 10), image_module.Resampling.LANCZOS)
+        page.paste(inner, (x + 5, y + 5))
+
+    write(margin, margin, clip(title, 20, width - 2 * margin), 20, INK)
     for number, row in enumerate(found):
         y = top + number * row_height
-        lines = wrap(row.query, 19, left - 20)[:3]
+        lines = wrap(row.query, 19, text_width - 20)[: 2 if row.gloss else 3]
+        height = 26 * len(lines) + (18 if row.gloss else 0)
         for i, line in enumerate(lines):
-            draw.text((margin, y + cell / 2 - 13 * len(lines) + 26 * i), line, fill=INK, font=font(19))
+            write(margin, y + (cell - height) / 2 + 26 * i, line, 19, INK)
+        write(margin, y + (cell + height) / 2 - 16, clip(row.gloss, 13, text_width - 20), 13, FAINT)
+        if row.meant is not None:
+            show(margin + text_width, y, row.meant, PAPER, 0)
+            write(margin + text_width + cell / 2, y + cell + 3, "meant", 11, FAINT, "ma")
         for column, picture in enumerate(row.images):
-            x = margin + left + column * (cell + gap)
+            x = left + column * pitch
             right = row.right is not None and bool(row.right[column])
-            draw.rectangle((x, y, x + cell, y + cell), outline=GREEN if right else GREY, width=4 if right else 1)
-            inner = image_module.fromarray(picture).resize((cell - 10, cell - 10), image_module.Resampling.LANCZOS)
-            page.paste(inner, (x + 5, y + 5))
-            line = clip(row.captions[column], 11, cell)
-            draw.text(
-                (x + cell / 2, y + cell + 3), line, fill=GREEN if right else "#656d76", font=font(11), anchor="ma"
-            )
+            show(x, y, picture, GREEN if right else GREY, 4 if right else 1)
+            write(x + cell / 2, y + cell + 3, clip(row.captions[column], 11, cell), 11, GREEN if right else FAINT, "ma")
     for i, line in enumerate(notes):
-        y = top + len(found) * row_height + 8 + 20 * i
-        draw.text((margin, y), line, fill="#656d76", font=font(13))
+        write(margin, bottom + 8 + 20 * i, line, 13, FAINT)
     return page

@@ -12,7 +12,8 @@ from xmkern.demo.train import Curve
 _STYLE = """
 body { font: 16px/1.55 system-ui, "Noto Sans CJK SC", sans-serif; color: #1f2328; max-width: 62rem; margin: 3rem auto;
        padding: 0 1.5rem }
-h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { font-size: 1.25rem; margin-top: 2.6rem }
+h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { font-size: 1.3rem; margin-top: 2.6rem }
+h3 { font-size: 1rem; margin: 1.6rem 0 0 }
 p.lead, figcaption, footer { color: #57606a }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 1rem 0 }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #e4e7ea }
@@ -42,15 +43,19 @@ def html_table(heading: list[str], rows: list[list[str]], texts: int = 1, marked
 
 def quality_cells(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Heading and cells of the recall and mAP table, for the terminal and the page alike."""
-    heading = ["rows", "direction", "names", "code", *(f"R@{k}" for k in KS), "mAP (group)"]
-    names = {"en": "English", "zh": "Chinese", "any": "any"}
     rows = [
-        [row.rows, row.direction, names[row.language], row.code]
-        + [percent(row.recall[k]) if k in row.recall else "-" for k in KS]
-        + [percent(row.map)]
+        [row.query, row.code, *(percent(row.recall[k]) if k in row.recall else "-" for k in KS), percent(row.map)]
         for row in table
     ]
-    return heading, rows
+    return ["search", "by", *(f"R@{k}" for k in KS), "mAP"], rows
+
+
+def by_rows(table: list[Row]) -> dict[str, list[Row]]:
+    """The table in parts: what is measured without skin tones, and on all rows."""
+    parts: dict[str, list[Row]] = {}
+    for row in table:
+        parts.setdefault(f"unseen concepts, {row.rows}: {row.size:,} rows", []).append(row)
+    return parts
 
 
 def timing_cells(timings: list[Timing]) -> tuple[list[str], list[list[str]]]:
@@ -112,8 +117,10 @@ def page(
     attribution: str,
 ) -> str:
     """The whole page; nothing in it is fetched from anywhere."""
-    heading, rows = quality_cells(table)
-    chance = frozenset(i for i, row in enumerate(table) if row.code == "chance")
+    quality = ""
+    for title, part in by_rows(table).items():
+        chance = frozenset(i for i, row in enumerate(part) if row.code == "chance")
+        quality += f"<h3>{escape(title.capitalize())}</h3>{html_table(*quality_cells(part), 2, chance)}"
     picture = base64.b64encode(grid_png).decode()
     timing_heading, timing_rows = timing_cells(timings)
     return f"""<!doctype html>
@@ -122,7 +129,7 @@ def page(
 <h1>Pictures and names, in 64 bits</h1>
 <p class="lead">{escape(summary)}</p>
 <h2>Retrieval of concepts that training never saw</h2>
-{html_table(heading, rows, 4, chance)}
+{quality}
 <p>R@k: a right picture (or a name of the same picture) among the first k. mAP: over the whole gallery, relevant is
 what is of the same of nine groups; for the codes, the mean over all orders within equal distances. Chance: the exact
 expectation of a random ranking.</p>
