@@ -16,6 +16,10 @@ import xmkern
 
 RESULTS = Path(__file__).parent / "results"
 
+# Seconds between two calls: the threads that a library has just used go on spinning for a while and, where it brings an
+# OpenMP runtime of its own, would take the cores from the next one.
+_PAUSE = 0.01
+
 
 def alternate(calls: Mapping[str, Callable[[], Any]], seconds: float = 2.0, least: int = 5) -> dict[str, float]:
     """The median time of each call, in seconds.
@@ -28,6 +32,7 @@ def alternate(calls: Mapping[str, Callable[[], Any]], seconds: float = 2.0, leas
     began = time.perf_counter()
     while time.perf_counter() - began < seconds or len(next(iter(times.values()))) < least:
         for name, call in calls.items():
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)

@@ -169,13 +169,17 @@ struct RangeSink {
 struct Plan {
   int64_t queries, codes, batch, batches, parts;
 
-  Plan(int64_t query_count, int64_t code_count, int threads) : queries(query_count), codes(code_count) {
-    constexpr int64_t most_queries = 512, fewest_codes = 16384;
+  Plan(Codes query_rows, Codes code_rows, int threads) : queries(query_rows.count), codes(code_rows.count) {
+    constexpr int64_t most_queries = 512, enough_queries = 96;
+    // A sleeping thread comes late: it is not woken for less than about a tenth of a millisecond, in words compared.
+    constexpr int64_t worth_a_thread = 1 << 19;
     const int64_t workers = std::max(threads, 1);
     batches = std::max<int64_t>(1, ceil_div(queries, most_queries));
+    // Given queries enough to pay for cutting all the codes once a thread, every thread takes as many batches.
+    if (queries >= enough_queries * words_of(code_rows) * workers) batches = ceil_div(batches, workers) * workers;
     batch = std::max<int64_t>(1, ceil_div(queries, batches));
-    const bool enough = batches >= 4 * workers;
-    parts = enough ? 1 : std::clamp<int64_t>(codes / fewest_codes, 1, workers);
+    const int64_t work = queries * words_of(code_rows) * codes;
+    parts = batches >= workers ? 1 : std::clamp<int64_t>(work / worth_a_thread, 1, workers);
   }
 
   int64_t tasks() const { return batches * parts; }
@@ -249,7 +253,7 @@ void distances(Codes a, Codes b, int32_t* out, int threads) {
 }
 
 void topk(Codes queries, Codes codes, int64_t k, int32_t* distances, int64_t* indices, int threads) {
-  const Plan plan(queries.count, codes.count, threads);
+  const Plan plan(queries, codes, threads);
   // Only a search whose codes are cut keeps hits beyond its task.
   std::vector<std::vector<Hit>> parts(plan.parts > 1 ? static_cast<size_t>(queries.count * plan.parts) : 0);
   parallel_for(plan.tasks(), threads, [&](int64_t task) {
@@ -273,7 +277,7 @@ void topk(Codes queries, Codes codes, int64_t k, int32_t* distances, int64_t* in
 }
 
 std::vector<int64_t> range(Codes queries, Codes codes, int32_t radius, Neighbours& found, int threads) {
-  const Plan plan(queries.count, codes.count, threads);
+  const Plan plan(queries, codes, threads);
   std::vector<std::vector<Hit>> parts(static_cast<size_t>(queries.count * plan.parts));
   parallel_for(plan.tasks(), threads, [&](int64_t task) {
     const int64_t first = plan.first_query(task), count = plan.query_count(task);
