@@ -21,7 +21,7 @@ from xmkern.data import emoji
 from xmkern.demo import report, store
 from xmkern.demo.evaluate import Row, codes_of, embed_pictures, embed_texts, evaluate, quick_recall
 from xmkern.demo.model import BITS, SIZE, DualEncoder
-from xmkern.demo.picture import Found, draw_grid
+from xmkern.demo.picture import Found, draw_grid, font
 from xmkern.demo.speed import Timing, enlarge, time_search
 from xmkern.demo.train import Curve, Recipe, train
 from xmkern.hamming import BinaryIndex
@@ -44,6 +44,7 @@ class Outcome:
 def run(folder: Path, recipe: Recipe, console: Console, data: emoji.EmojiSet | None = None) -> Outcome:
     """Trains, evaluates, indexes, searches, and writes ``retrieval.png``, ``report.html`` and the saved index."""
     start = time.perf_counter()
+    font(12)  # what is missing is said before the training, not after
     if data is None:
         data = emoji.load(size=64, languages=("en", "zh"))
     seen, unseen = data.split_by_concept(recipe.seed, (1 - recipe.test_share, recipe.test_share))
