@@ -24,7 +24,7 @@ class Recipe:
     """How long and how. Training stops at ``steps``, or cools down early so as to stop at ``seconds``."""
 
     steps: int = 450
-    seconds: float = 105.0
+    seconds: float = 120.0
     batch: int = 192
     rate: float = 4e-3
     weight_decay: float = 0.05
