@@ -25,7 +25,7 @@ void offer_rows(Rows rows, int64_t start, int64_t end, const uint64_t* query, in
 
 #if defined(__AVX2__)
 
-// The distances of the next `width` codes, in any order. Words = 0: a multiple of `width`, known at run time.
+// A query of 1, 2 or 4 words; `near` gives the distances of the next `width` codes, in any order.
 template <int Words>
 struct Query {
   Counts pattern;
