@@ -1,0 +1,5 @@
+"""Launches the Triton kernels."""
+
+
+def refuses(*args: object) -> str | None:
+    return "the Triton kernels of attention are not written yet"
