@@ -35,6 +35,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def("capabilities", &capabilities, "The CPU capabilities that this processor has, lowest first.");
   module.def("capability", [] { return xmkern::capability_name(xmkern::current_capability()); });
   module.def("set_capability", &set_capability);
+  bind_attention(module);
   bind_hamming(module);
   bind_mih(module);
 }

@@ -1,0 +1,154 @@
+// The forward pass (Dao et al. 2022): online softmax over groups of key tiles, nothing of size [queries, keys].
+// Compiled once per instruction set (see core/capability.h): no standard-library code in here.
+#include "attention/scores.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+namespace {
+
+// Rows a block: few enough that a block of scores stays near the core, as equal as can be.
+int64_t rows_per_block(const Problem& p, int64_t rows) {
+  const int64_t most = p.keys <= 128 ? block_rows : 48;
+  const int64_t blocks = (rows + most - 1) / most;
+  return (rows + blocks - 1) / blocks;
+}
+
+struct Workspace {
+  float *query, *scores, *sums;  // blocks
+  Panels<float> keys, values;
+
+  Workspace(const Problem& p, void* memory) {
+    float* at = static_cast<float*>(memory);
+    query = at, at += block_rows * stride;
+    scores = at, at += block_rows * stride;
+    sums = at, at += block_rows * stride;
+    keys = {at, p.depth, round_up(p.keys, lanes)}, at += Panels<float>::units(p.depth, p.keys);
+    values = {at, p.keys, round_up(p.value_depth, lanes)};
+  }
+
+  static int64_t bytes(const Problem& p) {
+    return 4 * (3 * block_rows * stride + Panels<float>::units(p.depth, p.keys) +
+                Panels<float>::units(p.keys, p.value_depth));
+  }
+};
+
+template <Dtype dtype>
+void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace& w) {
+  for (int64_t key = 0; key < p.keys; key += panel_width) {
+    const int64_t rows = lesser(panel_width, p.keys - key);
+    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, w.scores);
+    pack_transposed(w.scores, rows, w.keys, key);
+    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, w.scores);
+    pack(w.scores, rows, w.values, key);
+  }
+}
+
+// Of one row: the largest exponent so far, and the sum of the powers below it.
+struct Softmax {
+  float most, total;
+};
+
+// Scores to powers of two below the row's largest; returns by what the sums so far must be multiplied.
+float exponentiate(float* scores, int64_t columns, float scale, Softmax& state) {
+  Floats most[2] = {splat(state.most), splat(state.most)};
+  int64_t c = 0;
+  for (; c + 2 * lanes <= columns; c += 2 * lanes)
+    for (int i = 0; i < 2; ++i) most[i] = larger(load(scores + c + i * lanes), most[i]);
+  if (c < columns) most[0] = larger(load(scores + c), most[0]);
+  const float peak = largest(larger(most[0], most[1]));
+  // Where nothing is visible yet, any finite shift gives powers of zero.
+  const Floats shift = splat(peak == -infinity ? 0.0f : peak * scale), factor = splat(scale);
+  Floats total[2] = {};
+  for (c = 0; c + 2 * lanes <= columns; c += 2 * lanes)
+    for (int i = 0; i < 2; ++i) {
+      const Floats power = exp2(load(scores + c + i * lanes) * factor - shift);
+      total[i] += power;
+      store(scores + c + i * lanes, power);
+    }
+  if (c < columns) {
+    const Floats power = exp2(load(scores + c) * factor - shift);
+    total[0] += power;
+    store(scores + c, power);
+  }
+  const float kept = state.most == peak ? 1.0f : exp2(splat(state.most * scale) - shift)[0];
+  state = {peak, state.total * kept + sum(total[0] + total[1])};
+  return kept;
+}
+
+template <Dtype dtype>
+void store_row(const Problem& p, int64_t batch, int64_t head, int64_t query, const float* sums, float scale) {
+  void* out = mutable_row_of(p.out, dtype, batch, head, query);
+  int64_t c = 0;
+  for (; c + lanes <= p.value_depth; c += lanes) store_floats<dtype>(out, c, load(sums + c) * scale);
+  for (; c < p.value_depth; ++c) store_float<dtype>(out, c, sums[c] * scale);
+}
+
+template <Dtype dtype>
+void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows, const Workspace& w) {
+  const bool biased = p.bias.data != nullptr;
+  // The scale must not be negative where the largest score is looked for: its sign goes to the query.
+  const float exponent_scale = __builtin_fabsf(p.scale) * log2_e;
+  load_block<dtype>(row_of(p.query, dtype, batch, head, row_begin), p.query.row, rows, p.depth, w.query);
+  if (p.scale < 0)
+    for (int64_t i = 0; i < rows * stride; ++i) w.query[i] = -w.query[i];
+
+  Softmax state[block_rows];
+  for (auto& row : state) row = {-infinity, 0.0f};
+  TileGroup group;
+  bool first = true;
+  const int64_t tiles = (p.keys + tile_keys - 1) / tile_keys;
+  for (int64_t tile = 0; tile < tiles;) {
+    tile = next_group(p, batch, head, row_begin, rows, tile, tiles, group);
+    if (group.count == 0) break;
+    for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
+      multiply<Single, false>(w.query, rows, w.keys, 0, p.depth, key, key + keys, w.scores + column, stride, false);
+    });
+    for (int64_t r = 0; r < rows; ++r) {
+      float* scores = w.scores + r * stride;
+      const int64_t query = row_begin + r;
+      if (biased) add_bias(p, group, batch, head, query, scores, exponent_scale);
+      hide(p, group, r, scores);
+      const float kept = exponentiate(scores, group.columns, biased ? 1.0f : exponent_scale, state[r]);
+      if (p.dropout.threshold) drop(p, group, batch, head, query, scores);
+      if (first || kept == 1.0f) continue;
+      for (int64_t c = 0; c < w.values.columns; c += lanes) {
+        float* sums = w.sums + r * stride + c;
+        store(sums, load(sums) * kept);
+      }
+    }
+    for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
+      multiply<Single, false>(w.scores + column, rows, w.values, key, keys, 0, w.values.columns, w.sums, stride,
+                              !first);
+      first = false;
+    });
+  }
+
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto [most, total] = state[r];
+    const bool blind = total == 0.0f;
+    if (blind)
+      for (int64_t c = 0; c < w.values.columns; c += lanes) store(w.sums + r * stride + c, Floats{});
+    const float scale = blind ? 0.0f : p.dropout.kept_scale / total;
+    store_row<dtype>(p, batch, head, row_begin + r, w.sums + r * stride, scale);
+    p.lse[(batch * p.heads + head) * p.queries + row_begin + r] =
+        blind ? -infinity : (biased ? most : most * exponent_scale) * ln_2 + __builtin_logf(total);
+  }
+}
+
+void forward(const Problem& p, int64_t batch, int64_t key_head, int64_t row_begin, int64_t row_end, void* memory) {
+  const Workspace w(p, memory);
+  with_dtype(p.dtype, [&](auto type) {
+    constexpr Dtype dtype = decltype(type)::value;
+    pack_head<dtype>(p, batch, key_head, w);
+    const int64_t group = p.heads / p.key_heads, block = rows_per_block(p, row_end - row_begin);
+    for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head)
+      for (int64_t row = row_begin; row < row_end; row += block)
+        attend<dtype>(p, batch, head, row, lesser(block, row_end - row), w);
+  });
+}
+
+}  // namespace
+
+extern const attention::Kernels attention_kernels;
+const attention::Kernels attention_kernels = {forward, Workspace::bytes};
+
+}  // namespace xmkern::XMKERN_CAPABILITY

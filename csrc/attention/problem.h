@@ -1,0 +1,72 @@
+// One call of attention, as the kernels see it. xmkern/ops/attention/README.md has the formulas.
+#pragma once
+
+#include <stdint.h>
+
+#include "core/dtype.h"
+
+namespace xmkern::attention {
+
+// A tensor [batch, head, row, column], its last axis dense; strides in elements.
+struct Operand {
+  void* data;
+  int64_t batch, head, row;
+};
+
+// What a mask program reads: a tensor over [batch, head, query, key] with stride 0 where it does not vary.
+struct MaskTensor {
+  const void* data;
+  int64_t batch, head, query, key;
+};
+
+// A mask is a postfix program: each instruction is its code followed by its operands. Empty: everything is visible.
+enum class MaskCode : int64_t {
+  conjunction,  // pops two, pushes one
+  disjunction,
+  band,         // low, high: low <= key - query <= high
+  key_lengths,  // tensor of int64: key < lengths[batch]
+  grid,         // text, height, width, row low, row high, column low, column high; see mask.h
+  segments,     // two tensors of int64: ids of queries, ids of keys; equal ones see each other
+  dense,        // tensor of bool
+};
+
+struct Mask {
+  const int64_t* program;
+  int64_t length;
+  const MaskTensor* tensors;
+};
+
+// What is added to the scores, in float32; null data: nothing. With buckets, int32 [query, key], the element at a place
+// is the one that its bucket numbers: `key` is then the stride between the numbers.
+struct Bias {
+  const float* data;
+  int64_t batch, head, query, key;
+  const int32_t* buckets;
+};
+
+// threshold: a random word below it drops the element; 0: no dropout.
+struct Dropout {
+  uint32_t threshold;
+  uint64_t seed;
+  float kept_scale;  // 1 / (1 - p)
+};
+
+struct Problem {
+  int64_t batches, heads, key_heads, queries, keys, depth, value_depth;
+  Dtype dtype;
+  float scale;
+  Operand query, key, value, out;
+  float* lse;  // [batch, head, query]
+  Mask mask;
+  Bias bias;
+  Dropout dropout;
+};
+
+struct Gradients {
+  Operand out;       // given
+  const float* lse;  // given, [batch, head, query]; null: zero
+  Operand query, key, value;
+  float* bias;  // in the shape that the strides of Bias tell; null: not wanted
+};
+
+}  // namespace xmkern::attention

@@ -1,0 +1,148 @@
+// Small matrix products in registers: C[row][column] += sum over k of A[row][k] B[k][column], for kernel sources (see
+// core/capability.h).
+//
+// A lies in a block of rows `stride` units apart (a constant, so that addresses need no arithmetic) and its numbers are
+// broadcast one by one; B is packed in panels, two vectors of columns wide, so that it is read in order.
+#pragma once
+
+#include "core/halves.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+
+// Units from one row of a block to the next: 256 columns, and a little so that rows don't meet in the same cache set.
+inline constexpr int stride = 256 + 16;
+inline constexpr int max_columns = 256;
+inline constexpr int panel_width = 2 * lanes;
+
+#if defined(__AVX512F__)
+inline constexpr int max_rows = 12;  // with two vectors a row, 24 of 32 registers
+#else
+inline constexpr int max_rows = 6;  // 12 of 16
+#endif
+
+inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+
+// Float32 numbers, one a unit.
+struct Single {
+  using Unit = float;
+  static constexpr int pair = 1;
+  static Floats multiply_add(Floats sum, Unit a, Floats b) { return sum + a * b; }
+};
+
+// A(row, k) is a[row * stride + k], or, transposed, a[k * stride + row].
+template <class Arithmetic, int Rows, int Vectors, bool Transposed>
+[[gnu::noinline]] void product(const typename Arithmetic::Unit* a, const typename Arithmetic::Unit* b, int64_t steps,
+                               float* c, int64_t c_stride, bool add) {
+  Floats sums[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = add ? load(c + r * c_stride + v * lanes) : Floats{};
+  for (int64_t k = 0; k < steps; ++k) {
+    decltype(load(b)) columns[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) columns[v] = load(b + v * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v)
+        sums[r][v] = Arithmetic::multiply_add(sums[r][v], a[Transposed ? r : r * stride], columns[v]);
+    a += Transposed ? stride : 1;
+    b += Vectors * lanes;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) store(c + r * c_stride + v * lanes, sums[r][v]);
+}
+
+// The product for a number of rows that is known at run time only, 1 to max_rows.
+template <class Arithmetic, int Vectors, bool Transposed, int Rows = max_rows>
+inline void product_of_rows(int rows, const typename Arithmetic::Unit* a, const typename Arithmetic::Unit* b,
+                            int64_t steps, float* c, int64_t c_stride, bool add) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows)
+      return product_of_rows<Arithmetic, Vectors, Transposed, Rows - 1>(rows, a, b, steps, c, c_stride, add);
+  }
+  product<Arithmetic, Rows, Vectors, Transposed>(a, b, steps, c, c_stride, add);
+}
+
+// Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be one vector wide.
+template <class Unit>
+struct Panels {
+  Unit* data;
+  int64_t steps, columns;
+
+  static int64_t units(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
+  int64_t width(int64_t column) const { return columns - column < panel_width ? lanes : panel_width; }
+  // `column` begins a panel.
+  Unit* at(int64_t step, int64_t column) const { return data + column * steps + step * width(column); }
+};
+
+// C += A B for `rows` rows of A, `steps` units of k from the panels' row `step` on, and panels from column_begin (the
+// begin of one) to column_end. C's columns count from column_begin.
+template <class Arithmetic, bool Transposed>
+inline void multiply(const typename Arithmetic::Unit* a, int64_t rows, const Panels<typename Arithmetic::Unit>& b,
+                     int64_t step, int64_t steps, int64_t column_begin, int64_t column_end, float* c, int64_t c_stride,
+                     bool add) {
+  // Groups of rows as equal as can be: a group of one or two would leave the multipliers waiting for each other.
+  const int64_t groups = (rows + max_rows - 1) / max_rows;
+  for (int64_t column = column_begin; column < column_end; column += panel_width) {
+    const auto* panel = b.at(step, column);
+    const bool whole = b.width(column) == panel_width;
+    for (int64_t group = 0, row = 0; group < groups; ++group) {
+      const int height = static_cast<int>(rows / groups + (group < rows % groups));
+      const auto* block = a + row * (Transposed ? 1 : stride);
+      float* out = c + row * c_stride + column - column_begin;
+      if (whole)
+        product_of_rows<Arithmetic, 2, Transposed>(height, block, panel, steps, out, c_stride, add);
+      else
+        product_of_rows<Arithmetic, 1, Transposed>(height, block, panel, steps, out, c_stride, add);
+      row += height;
+    }
+  }
+}
+
+// Rows of a tensor to float32, in a block: row r of out has `columns` numbers and zeros up to a multiple of `lanes`.
+template <Dtype dtype>
+inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, float* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = out + r * stride;
+    int64_t c = 0;
+    for (; c + lanes <= columns; c += lanes) store(row + c, load_floats<dtype>(data, r * row_stride + c));
+    if (c == columns) continue;
+    store(row + c, Floats{});
+    for (; c < columns; ++c) row[c] = load_float<dtype>(data, r * row_stride + c);
+  }
+}
+
+// A block of up to `panel_width` rows, transposed into the panel at `column`: its rows become columns.
+inline void pack_transposed(const float* block, int64_t rows, const Panels<float>& out, int64_t column) {
+  const int64_t width = out.width(column);
+  for (int64_t k = 0; k < out.steps; k += 4) {
+    for (int64_t r = 0; r < width; r += lanes) {
+      Words strip[4];
+      if (r + lanes <= rows) {
+        transpose4(reinterpret_cast<const uint32_t*>(block + r * stride + k), stride, strip);
+      } else {
+        for (int c = 0; c < 4; ++c)
+          for (int i = 0; i < lanes; ++i)
+            strip[c][i] = r + i < rows ? __builtin_bit_cast(uint32_t, block[(r + i) * stride + k + c]) : 0;
+      }
+      const int64_t left = out.steps - k < 4 ? out.steps - k : 4;
+      for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out.at(k + c, column) + r), strip[c]);
+    }
+  }
+}
+
+// Rows of a block as rows `step`.. of panels, padded with what the block has there.
+inline void pack(const float* block, int64_t rows, const Panels<float>& out, int64_t step) {
+  for (int64_t column = 0; column < out.columns; column += panel_width) {
+    const int64_t width = out.width(column);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < width; c += lanes)
+        store(out.at(step + r, column) + c, load(block + r * stride + column + c));
+  }
+}
+
+}  // namespace xmkern::XMKERN_CAPABILITY

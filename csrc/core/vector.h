@@ -1,0 +1,158 @@
+// Vectors of float32 as wide as the instruction set has them, for kernel sources (see core/capability.h): arithmetic is
+// the compiler's own on vector types; here is what it lacks.
+#pragma once
+
+#include <stdint.h>
+
+#if XMKERN_X86
+#include <immintrin.h>
+#endif
+
+namespace xmkern::XMKERN_CAPABILITY {
+
+#if defined(__AVX512F__)
+inline constexpr int lanes = 16;
+#elif defined(__AVX2__)
+inline constexpr int lanes = 8;
+#else
+inline constexpr int lanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(lanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(lanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(lanes * 4)));
+// The same vectors in memory of any alignment.
+typedef float LooseFloats __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
+typedef uint32_t LooseWords __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
+
+inline constexpr float infinity = __builtin_inff();
+inline constexpr float log2_e = 1.44269504088896340736f, ln_2 = 0.693147180559945309417f;
+
+inline Floats load(const float* p) { return *reinterpret_cast<const LooseFloats*>(p); }
+inline void store(float* p, Floats x) { *reinterpret_cast<LooseFloats*>(p) = x; }
+inline Words load(const uint32_t* p) { return *reinterpret_cast<const LooseWords*>(p); }
+inline void store(uint32_t* p, Words x) { *reinterpret_cast<LooseWords*>(p) = x; }
+inline Floats splat(float x) { return x - Floats{}; }
+inline Words splat(uint32_t x) { return x + Words{}; }
+
+// The larger of each pair; b where one is NaN.
+inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Floats>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// x where bit i of `bits` is set, `other` in the other lanes. The bits above the lanes are ignored.
+inline Floats select(uint32_t bits, Floats x, Floats other) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(
+      _mm512_mask_mov_ps(reinterpret_cast<__m512>(other), static_cast<__mmask16>(bits), reinterpret_cast<__m512>(x)));
+#else
+  Words lane;
+  for (int i = 0; i < lanes; ++i) lane[i] = 1u << i;
+  return (splat(bits) & lane) == lane ? x : other;
+#endif
+}
+
+// Bit i is set where lane i of a is at least that of b, without sign.
+inline uint32_t at_least(Words a, Words b) {
+#if defined(__AVX512F__)
+  return _mm512_cmpge_epu32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b));
+#elif defined(__AVX2__)
+  const auto flags = reinterpret_cast<__m256>(a >= b);
+  return static_cast<uint32_t>(_mm256_movemask_ps(flags));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes; ++i) bits |= static_cast<uint32_t>(a[i] >= b[i]) << i;
+  return bits;
+#endif
+}
+
+// Sums and maxima over the lanes, by halves: the order is fixed.
+inline float sum(Floats x) {
+  float part[lanes];
+  store(part, x);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
+// NaN if a lane is.
+inline float largest(Floats x) {
+  float part[lanes];
+  store(part, x);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i)
+      part[i] = part[i + half] > part[i] || part[i + half] != part[i + half] ? part[i + half] : part[i];
+  return part[0];
+}
+
+// 2^x for x <= 127, to 1.5 units in the last place; 0 below -126, NaN for NaN. 2^x = 2^n 2^f with n whole and |f| <=
+// 1/2; the polynomial has the least relative error on that interval.
+inline Floats exp2(Floats x) {
+  const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
+  const Floats floor = splat(-126.0f);
+  const Floats low = larger(floor, x);
+  const Floats shifted = low + magic;
+  const Floats f = low - (shifted - magic);
+  Floats p = splat(1.534581201e-4f);
+  p = p * f + 1.339993122e-3f;
+  p = p * f + 9.618488957e-3f;
+  p = p * f + 5.550328777e-2f;
+  p = p * f + 2.402264689e-1f;
+  p = p * f + 6.931472057e-1f;
+  p = p * f + 1.0f;
+  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
+#if defined(__AVX512F__)
+  // True for NaN too: "not less than".
+  const auto in_range = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), reinterpret_cast<__m512>(floor), _CMP_NLT_UQ);
+  return reinterpret_cast<Floats>(_mm512_maskz_mov_ps(in_range, reinterpret_cast<__m512>(scaled)));
+#else
+  return x < floor ? Floats{} : scaled;
+#endif
+}
+
+// Rows lane 0.. of a 4-column strip to columns: out[c] has column c of `lanes` rows that lie `stride` apart.
+inline void transpose4(const uint32_t* in, int64_t stride, Words out[4]) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  using Wide = __m512i;
+  const auto four = [&](int64_t row) {
+    const auto at = [&](int64_t r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + r * stride)); };
+    Wide x = _mm512_castsi128_si512(at(row));
+    x = _mm512_inserti32x4(x, at(row + 4), 1);
+    x = _mm512_inserti32x4(x, at(row + 8), 2);
+    return _mm512_inserti32x4(x, at(row + 12), 3);
+  };
+  const auto low = [](Wide a, Wide b) { return _mm512_unpacklo_epi32(a, b); };
+  const auto high = [](Wide a, Wide b) { return _mm512_unpackhi_epi32(a, b); };
+  const auto low2 = [](Wide a, Wide b) { return _mm512_unpacklo_epi64(a, b); };
+  const auto high2 = [](Wide a, Wide b) { return _mm512_unpackhi_epi64(a, b); };
+#else
+  using Wide = __m256i;
+  const auto four = [&](int64_t row) {
+    const auto at = [&](int64_t r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + r * stride)); };
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(at(row)), at(row + 4), 1);
+  };
+  const auto low = [](Wide a, Wide b) { return _mm256_unpacklo_epi32(a, b); };
+  const auto high = [](Wide a, Wide b) { return _mm256_unpackhi_epi32(a, b); };
+  const auto low2 = [](Wide a, Wide b) { return _mm256_unpacklo_epi64(a, b); };
+  const auto high2 = [](Wide a, Wide b) { return _mm256_unpackhi_epi64(a, b); };
+#endif
+  const Wide r0 = four(0), r1 = four(1), r2 = four(2), r3 = four(3);
+  const Wide a = low(r0, r1), b = low(r2, r3), c = high(r0, r1), d = high(r2, r3);
+  out[0] = reinterpret_cast<Words>(low2(a, b));
+  out[1] = reinterpret_cast<Words>(high2(a, b));
+  out[2] = reinterpret_cast<Words>(low2(c, d));
+  out[3] = reinterpret_cast<Words>(high2(c, d));
+#else
+  for (int c = 0; c < 4; ++c)
+    for (int r = 0; r < lanes; ++r) out[c][r] = in[r * stride + c];
+#endif
+}
+
+}  // namespace xmkern::XMKERN_CAPABILITY
