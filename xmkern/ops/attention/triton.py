@@ -1,5 +1,274 @@
-"""Launches the Triton kernels."""
+"""Launches the Triton kernels: makes the memory, lowers the arguments. Triton is imported by the first call."""
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmkern.ops.attention import triton_arguments as arguments
+from xmkern.ops.attention.layout import empty_like_query
+from xmkern.ops.attention.triton_arguments import FAR, LoweredMask, Tiles, cdiv, dense, operand, power_of_two
+
+MAX_DEPTH = 256
+_MAX_PACKED = 64  # queries of all heads that share a key head, up to which one program takes them all
+_MAX_SPLITS = 64
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def refuses(*args: object) -> str | None:
-    return "the Triton kernels of attention are not written yet"
+def refuses(*args: Any) -> str | None:
+    """Why these arguments of ``attention`` or ``attention_backward`` cannot be served, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    query, key, value = args[2:5] if isinstance(args[3], Tensor) else args[:3]
+    if not _interpreted():
+        if query.device.type != "cuda":
+            return "the tensors are not on a CUDA GPU and Triton's interpreter is off (TRITON_INTERPRET=1)"
+        if arguments.chip_of(query.device).capability < 80:
+            return "the GPU is older than compute capability 8.0"
+    if query.dtype not in _DTYPES:
+        return f"the kernels take float32, bfloat16 and float16, not {query.dtype}"
+    depth = max(query.shape[3], value.shape[3])
+    if depth > MAX_DEPTH:
+        return f"the kernels take heads of up to {MAX_DEPTH} numbers, not {depth}"
+    if max(query.shape[2], key.shape[2]) >= FAR:
+        return f"there are {FAR} or more queries or keys"
+    return None
+
+
+class _Call:
+    """What the kernels of one call share."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: list[int],
+        mask_tensors: list[Tensor],
+        bias: Tensor | None,
+        buckets: Tensor | None,
+        scale: float,
+        dropout_p: float,
+        seed: Tensor | None,
+    ) -> None:
+        self.query, self.key, self.value = dense(query), dense(key), dense(value)
+        self.batches, self.heads, self.queries, self.depth = query.shape
+        self.key_heads, self.keys, self.value_depth = value.shape[1:]
+        self.sizes = (self.heads, self.key_heads, self.queries, self.keys, self.batches)
+        self.mask: LoweredMask = arguments.lower_mask(mask, mask_tensors)
+        self.bias_form, self.bias = arguments.lower_bias(bias, buckets, self.queries)
+        self.dropout = arguments.lower_dropout(dropout_p, seed)
+        self.scale = scale
+        self.chip = arguments.chip_of(query.device)
+        self.pads = tuple(max(16, power_of_two(d)) for d in (self.depth, self.value_depth))
+
+    def constants(self, tiles: Tiles) -> dict[str, Any]:
+        """What every kernel of attention is compiled for."""
+        return {
+            "DEPTH": self.depth,
+            "VALUE_DEPTH": self.value_depth,
+            "DEPTH_PAD": self.pads[0],
+            "VALUE_PAD": self.pads[1],
+            "MASK": self.mask.program,
+            "BIAS": self.bias_form,
+            "DROPOUT": bool(self.dropout),
+            "PRECISION": arguments.precision(self.query.dtype),
+            "ROWS": tiles.rows,
+            "KEYS": tiles.keys,
+            "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
+        }
+
+    def lists(self, tiles: Tiles, of_keys: bool) -> tuple[Any, ...]:
+        """The tiles that each tile has to visit, where the ends of an interval do not tell; else ()."""
+        fixed, moving = cdiv(self.queries, tiles.rows), cdiv(self.keys, tiles.keys)
+        if of_keys:
+            fixed, moving = moving, fixed
+        if not self.mask.needs_lists or moving <= 2:
+            return ()
+        batches = self.mask.list_batches(self.batches)
+        device = self.query.device
+        lists = torch.empty(batches, fixed, 2, moving, dtype=torch.int32, device=device)
+        counts = torch.empty(batches, fixed, 2, dtype=torch.int32, device=device)
+        launch(
+            _masks().tile_list_kernel, batches * fixed, lists, counts, self.sizes, self.mask.numbers, self.mask.tensors,
+            MASK=self.mask.program, QUERY_TILE=tiles.rows, KEY_TILE=tiles.keys, OF_KEYS=of_keys, CHUNK=32, num_warps=4,
+        )  # fmt: skip
+        return lists, counts, fixed if batches > 1 else 0
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: list[int],
+    mask_tensors: list[Tensor],
+    bias: Tensor | None,
+    buckets: Tensor | None,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    call = _Call(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
+    out = empty_like_query(query, call.value_depth)
+    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+    if lse.numel() == 0:
+        return out, lse
+    group = call.heads // call.key_heads
+    packed = 1 < group and call.queries * group <= _MAX_PACKED
+    rows = call.queries * group if packed else call.queries
+    crowded = call.bias_form > 2 or bool(call.dropout)
+    tiles = arguments.forward_tiles(call.chip, max(call.pads), query.element_size(), crowded).fit(rows, call.keys)
+    programs = call.batches * (call.key_heads if packed else call.heads * cdiv(rows, tiles.rows))
+    splits = _splits(programs, cdiv(call.keys, tiles.keys), call.chip.processors) if rows <= tiles.rows else 1
+    with _on(query):
+        lists = call.lists(tiles, of_keys=False) if splits == 1 and not packed else ()
+        target, target_lse, target_strides = out, lse, operand(out)
+        if splits > 1:
+            target = torch.empty(splits, *out.shape, dtype=torch.float32, device=query.device)
+            target_lse = torch.empty(splits, *lse.shape, dtype=torch.float32, device=query.device)
+            target_strides = (target, 0, 0, call.value_depth)
+        launch(
+            _forward().forward_kernel, programs * splits,
+            operand(call.query), operand(call.key), operand(call.value), target_strides, target_lse, splits,
+            call.sizes, call.mask.numbers, call.mask.tensors, lists, call.bias, call.dropout, call.scale,
+            LISTED=bool(lists), POSITIVE=call.scale > 0, PACKED=packed, SPLIT=splits > 1, **call.constants(tiles),
+        )  # fmt: skip
+        if splits > 1:
+            launch(
+                _forward().merge_kernel, lse.numel(), target, target_lse, operand(out), lse, call.sizes, splits,
+                VALUE_DEPTH=call.value_depth, VALUE_PAD=call.pads[1], SPLITS=power_of_two(splits), num_warps=4,
+            )  # fmt: skip
+    return out, lse
+
+
+def attention_backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    mask: list[int],
+    mask_tensors: list[Tensor],
+    bias: Tensor | None,
+    buckets: Tensor | None,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call = _Call(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
+    grad_query = empty_like_query(query, call.depth)
+    grad_key, grad_value = empty_like_query(key, call.depth), empty_like_query(value, call.value_depth)
+    wanted = bias is not None and bias_grad
+    grad_bias = torch.zeros(bias.shape if wanted else 0, dtype=torch.float32, device=query.device)  # type: ignore[union-attr]
+    if lse.numel() == 0 or call.keys == 0:
+        return grad_query.zero_(), grad_key.zero_(), grad_value.zero_(), grad_bias
+    out, grad_out, lse = dense(out), dense(grad_out), lse.contiguous()
+    delta = torch.empty_like(lse)
+    from xmkern.ops.attention import triton_backward as kernels
+
+    depth, size = max(call.pads), query.element_size()
+    by_query = arguments.backward_tiles(call.chip, depth, size, of_keys=False).fit(call.queries, call.keys)
+    by_key = arguments.backward_tiles(call.chip, depth, size, of_keys=True).fit(call.queries, call.keys)
+    with _on(query):
+        launch(
+            kernels.delta_kernel, call.batches * call.heads * cdiv(call.queries, 32),
+            operand(out), operand(grad_out), () if grad_lse is None else (grad_lse, *grad_lse.stride()), lse, delta,
+            call.sizes, VALUE_DEPTH=call.value_depth, VALUE_PAD=call.pads[1], ROWS=32, num_warps=4,
+        )  # fmt: skip
+        given = operand(call.query), operand(call.key), operand(call.value), operand(grad_out), (lse, delta)
+        lists = call.lists(by_query, of_keys=False)
+        launch(
+            kernels.grad_query_kernel, call.batches * call.heads * cdiv(call.queries, by_query.rows),
+            *given, operand(grad_query), call.sizes, call.mask.numbers, call.mask.tensors, lists,
+            call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_query),
+        )  # fmt: skip
+        lists = call.lists(by_key, of_keys=True)
+        launch(
+            kernels.grad_key_value_kernel, call.batches * call.key_heads * cdiv(call.keys, by_key.keys),
+            *given, operand(grad_key), operand(grad_value), call.sizes, call.mask.numbers, call.mask.tensors, lists,
+            call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_key),
+        )  # fmt: skip
+        if wanted:
+            _grad_bias(call, given, grad_bias, toeplitz=grad_bias.dim() == 3 and buckets is None)
+    return grad_query, grad_key, grad_value, grad_bias
+
+
+def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, toeplitz: bool) -> None:
+    from xmkern.ops.attention import triton_bias as kernels
+
+    tiles = arguments.bias_tiles(call.chip, max(call.pads), call.query.element_size())
+    row_tiles, column_tiles = cdiv(call.queries, tiles.rows), cdiv(call.keys, tiles.keys)
+    bins, bin_tile = grad.shape[-1], min(1024, max(16, power_of_two(grad.shape[-1])))
+    shape: tuple[int, ...]
+    if call.bias_form == 4:
+        form, places, shape = kernels.SUM_BUCKETS, row_tiles * cdiv(bins, bin_tile), (row_tiles, bins)
+    elif toeplitz:
+        places = row_tiles + column_tiles - 1
+        form, shape = kernels.KEEP_DIAGONAL, (places, tiles.rows, tiles.keys)
+    elif call.bias_form == 3:
+        form, places, shape = kernels.KEEP_TILE, row_tiles * column_tiles, (call.queries, call.keys)
+    elif call.bias_form == 1:
+        form, places, shape = kernels.SUM_QUERIES, column_tiles, (call.keys,)
+    else:
+        form, places, shape = kernels.SUM_KEYS, row_tiles, (call.queries,)
+    bias_batches, bias_heads = grad.shape[:2]
+    among_heads = call.heads if bias_heads == 1 else 1
+    members = among_heads * (call.batches if bias_batches == 1 else 1)
+    matrices = bias_batches * bias_heads
+    shares = max(1, min(members, cdiv(2 * call.chip.processors, matrices * places)))
+    found = torch.empty(shares, matrices, *shape, dtype=torch.float32, device=grad.device)
+    launch(
+        kernels.grad_bias_kernel, shares * matrices * places, *given, found,
+        (shares, bias_batches, bias_heads, among_heads, members, bins),
+        call.sizes, call.mask.numbers, call.mask.tensors, call.bias, call.dropout, call.scale,
+        FORM=form.value, BINS=bin_tile, **call.constants(tiles),
+    )  # fmt: skip
+    if toeplitz:
+        folded = torch.empty(shares, matrices, bins, dtype=torch.float32, device=grad.device)
+        launch(
+            kernels.fold_diagonals_kernel, shares * matrices * cdiv(bins, 128), found, folded, call.sizes,
+            row_tiles, places, T=tiles.rows, CHUNK=128, num_warps=4,
+        )  # fmt: skip
+        found = folded
+    elif form is kernels.SUM_BUCKETS or (form is kernels.SUM_KEYS and grad.shape[2] == 1):
+        found = found.sum(2)
+    grad.copy_(found.sum(0).view(grad.shape))
+
+
+def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
+    # Triton means to stop joining products and sums of its own accord; the kernels are measured with it.
+    kernel[(programs,)](*args, enable_fp_fusion=True, **constants)
+
+
+def _splits(programs: int, tiles: int, processors: int) -> int:
+    """Among how many programs the keys of one row of tiles are cut: enough to fill the GPU, four tiles each or more."""
+    if 2 * programs > processors:
+        return 1
+    return max(1, min(cdiv(2 * processors, programs), tiles // 4, _MAX_SPLITS))
+
+
+def _on(x: Tensor) -> Any:
+    """Triton launches on the current device, which need not be the tensors'."""
+    return torch.cuda.device_of(x)
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "y", "on")
+
+
+def _masks() -> Any:
+    from xmkern.ops.attention import triton_masks
+
+    return triton_masks
+
+
+def _forward() -> Any:
+    from xmkern.ops.attention import triton_forward
+
+    return triton_forward

@@ -1,0 +1,185 @@
+"""What the launchers of attention hand to the Triton kernels: masks and biases lowered, tiles picked. No Triton here."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FAR = 1 << 29  # lengths stay below it, so that sums of two positions fit in 32 bits
+_OPERANDS = {0: 0, 1: 0, 2: 2, 3: 1, 4: 7, 5: 2, 6: 1}  # of the mask's instructions, by code
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What the choice of tiles depends on. capability: as in sm_90; shared: bytes of shared memory a block may have."""
+
+    capability: int
+    shared: int
+    processors: int
+
+
+@cache
+def chip_of(device: torch.device) -> Chip:
+    if device.type != "cuda":
+        return Chip(90, 227 << 10, 4)  # the interpreter
+    found = torch.cuda.get_device_properties(device)
+    shared = getattr(found, "shared_memory_per_block_optin", 99 << 10)
+    return Chip(found.major * 10 + found.minor, shared, found.multi_processor_count)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """rows of queries, keys; a tile of keys is a multiple of 64, which dropout needs."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+    def fit(self, queries: int, keys: int) -> "Tiles":
+        """No larger than the matrix, where that saves work."""
+        rows = min(self.rows, max(16, power_of_two(queries)))
+        warps = self.warps if rows == self.rows else 4
+        return Tiles(rows, min(self.keys, max(64, power_of_two(keys))), warps, self.stages)
+
+
+def forward_tiles(chip: Chip, depth: int, size: int, crowded: bool) -> Tiles:
+    """depth: the padded head size; size: bytes of an element; crowded: a bias or dropout wants registers too."""
+    large = chip.shared >= 160 << 10
+    hopper = large and chip.capability >= 90
+    if size == 4:
+        if depth <= 64:
+            return Tiles(64, 64, 4, 2 if large else 1)
+        return Tiles(64, 64, 8, 1) if depth <= 128 and large else Tiles(32, 64, 8, 1)
+    if depth <= 64:
+        return Tiles(128, 64 if crowded else 128, 8 if hopper else 4, 3) if large else Tiles(128, 64, 4, 2)
+    if depth <= 128:
+        return Tiles(128, 64 if crowded or not hopper else 128, 8, 2) if large else Tiles(64, 64, 4, 2)
+    return Tiles(128, 64, 8, 2 if hopper else 1) if large else Tiles(32, 64, 4, 1)
+
+
+def backward_tiles(chip: Chip, depth: int, size: int, of_keys: bool) -> Tiles:
+    large = chip.shared >= 160 << 10
+    hopper = large and chip.capability >= 90
+    if size == 4:
+        if depth <= 64:
+            return Tiles(64, 64, 4 if depth <= 32 else 8, 1)
+        return Tiles(32, 64, 8, 1)
+    if depth <= 64:
+        if of_keys:
+            return Tiles(64, 128, 8, 2) if large else Tiles(64, 64, 4, 2)
+        return Tiles(128, 64, 8, 2) if large else Tiles(64, 64, 4, 2)
+    if depth <= 128:
+        if of_keys:
+            return Tiles(64, 128, 8, 2 if hopper else 1) if large else Tiles(32, 64, 4, 1)
+        return Tiles(128, 64, 8, 2) if large else Tiles(64, 64, 4, 1)
+    return Tiles(64, 64, 8, 1) if large else Tiles(32, 64, 8, 1)
+
+
+def bias_tiles(chip: Chip, depth: int, size: int) -> Tiles:
+    """Square: a diagonal of tiles is summed."""
+    return Tiles(64, 64, 4 if depth * size <= 256 else 8, 1)
+
+
+@dataclass(frozen=True)
+class LoweredMask:
+    """program: code, place of its numbers, place of its tensors, for each instruction (see triton_masks.py)."""
+
+    program: tuple[int, ...]
+    numbers: tuple[int, ...]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def needs_lists(self) -> bool:
+        """Whether what it leaves visible can have holes that no two ends describe."""
+        return any(code in (4, 5) for code in self.program[::3])
+
+    def list_batches(self, batches: int) -> int:
+        """The lists of tiles depend on the sample if a length or an id does."""
+        codes = list(zip(self.program[::3], self.program[1::3], strict=True))
+        varies = [self.numbers[n] for c, n in codes if c in (3, 5)]
+        varies += [self.numbers[n + 2] for c, n in codes if c == 5]
+        return batches if any(varies) else 1
+
+
+def lower_mask(mask: list[int], tensors: list[Tensor]) -> LoweredMask:
+    program: list[int] = []
+    numbers: list[int] = []
+    lowered: list[Tensor] = []
+    at = 0
+    while at < len(mask):
+        code = mask[at]
+        operands = mask[at + 1 : at + 1 + _OPERANDS[code]]
+        at += 1 + _OPERANDS[code]
+        program += [code, len(numbers), len(lowered)]
+        if code == 2:
+            numbers += [_clip(x) for x in operands]
+        elif code == 4:
+            text, height, width, *bounds = operands
+            numbers += [_clip(text), _clip(text + height * width), max(1, _clip(width)), *map(_clip, bounds)]
+        elif code >= 3:
+            used = [tensors[t] for t in operands]
+            lowered += used
+            for x in used:
+                numbers += strides_of(x)
+    return LoweredMask(tuple(program), tuple(numbers), tuple(lowered))
+
+
+def lower_bias(bias: Tensor | None, buckets: Tensor | None, queries: int) -> tuple[int, tuple[Any, ...]]:
+    """The form of a bias (the codes of triton_scores.py) and what ``bias_at`` reads."""
+    if bias is None:
+        return 0, ()
+    if bias.dim() == 4:
+        batch, head, query, key = strides_of(bias)
+        form = 3 if bias.shape[2] > 1 and bias.shape[3] > 1 else 1 if bias.shape[3] > 1 else 2
+        return form, (bias, batch, head, query, key)
+    batch, head, step = strides_of(bias)
+    if buckets is not None:
+        buckets = buckets if buckets.stride(1) == 1 else buckets.contiguous()
+        return 4, (bias, batch, head, 0, step, buckets, buckets.stride(0))
+    # Toeplitz: element key - query + queries - 1; a view that starts at query 0, key 0.
+    return 3, (bias[:, :, min(queries - 1, bias.shape[2] - 1) :], batch, head, -bias.stride(2), bias.stride(2))
+
+
+def lower_dropout(dropout_p: float, seed: Tensor | None) -> tuple[Any, ...]:
+    if seed is None:
+        return ()
+    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
+    signed = threshold - 2**32 if threshold >= 2**31 else threshold  # so that its type does not depend on its size
+    return seed, signed, 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 is multiplied: as torch's own products are allowed to be, else by three tf32 products, which lose
+    nothing that float32 keeps."""
+    if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return "tf32x3"
+    return "tf32"
+
+
+def operand(x: Tensor) -> tuple[Any, ...]:
+    return (x, *x.stride()[:3])
+
+
+def dense(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+
+
+def strides_of(x: Tensor) -> list[int]:
+    """Strides with 0 for the axes that do not vary."""
+    return [0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True)]
+
+
+def power_of_two(x: int) -> int:
+    """Not less than x."""
+    return 1 << max(0, x - 1).bit_length()
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _clip(x: int) -> int:
+    return max(-FAR, min(FAR, x))

@@ -1,0 +1,199 @@
+"""The backward kernels of attention in Triton: scores are computed again, once along the keys and once along the
+queries, so that every sum has one program and a fixed order, and nothing is added atomically.
+
+``rows`` is (lse, delta), float32 [B, H, L]; delta is what the softmax subtracts from the gradient of a probability.
+"""
+
+import triton
+import triton.language as tl
+
+from xmkern.ops.attention.triton_masks import seen_keys
+from xmkern.ops.attention.triton_scores import LOG2E, kept, load_rows, scores, store_rows, tile_of, walk
+
+
+@triton.jit(do_not_specialize=["sizes"])
+def delta_kernel(
+    out, grad_out, grad_lse, lse, delta, sizes, VALUE_DEPTH: tl.constexpr, VALUE_PAD: tl.constexpr, ROWS: tl.constexpr
+):
+    """delta = <grad_out, out> - grad_lse; 0 where a query sees nothing. grad_lse: (data, strides of its axes) or ()."""
+    heads, queries = sizes[0], sizes[2]
+    tiles = tl.cdiv(queries, ROWS)
+    program = tl.program_id(0).to(tl.int64)
+    batch, head = program // tiles // heads, program // tiles % heads
+    i = (program % tiles).to(tl.int32) * ROWS + tl.arange(0, ROWS)
+    here = i < queries
+    o = load_rows(out[0] + batch * out[1] + head * out[2], i, out[3], here, VALUE_DEPTH, VALUE_PAD, True)
+    go = load_rows(
+        grad_out[0] + batch * grad_out[1] + head * grad_out[2], i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, True
+    )
+    result = tl.sum(o.to(tl.float32) * go.to(tl.float32), 1)
+    if len(grad_lse) > 0:
+        place = grad_lse[0] + batch * grad_lse[1] + head * grad_lse[2] + i.to(tl.int64) * grad_lse[3]
+        result -= tl.load(place, mask=here, other=0.0).to(tl.float32)
+    place = (batch * heads + head) * queries + i
+    result = tl.where(tl.load(lse + place, mask=here, other=0.0) == float("-inf"), 0.0, result)
+    tl.store(delta + place, result, mask=here)
+
+
+@triton.jit
+def load_lse(rows, place, here):
+    """In base 2, and such that what is not there, or sees nothing, gets probability 0."""
+    lse = tl.load(rows[0] + place, mask=here, other=float("inf"))
+    return tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
+
+
+@triton.jit(do_not_specialize=["sizes", "numbers", "dropout"])
+def grad_query_kernel(
+    query, key, value, grad_out, rows, grad_query, sizes, numbers, tensors, lists, bias, dropout, scale,
+    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
+    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """grad_query [B, H, L, D]; one program for ROWS queries of a head."""
+    heads, queries, keys = sizes[0], sizes[2], sizes[3]
+    tiles = tl.cdiv(queries, ROWS)
+    program = tl.program_id(0).to(tl.int64)
+    tile = tiles - 1 - (program % tiles).to(tl.int32)
+    batch, head = program // tiles // heads, program // tiles % heads
+    key_head = head // (heads // sizes[1])
+    i = tile * ROWS + tl.arange(0, ROWS)
+    here = i < queries
+    q = load_rows(query[0] + batch * query[1] + head * query[2], i, query[3], here, DEPTH, DEPTH_PAD, True)
+    go_base = grad_out[0] + batch * grad_out[1] + head * grad_out[2]
+    go = load_rows(go_base, i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, True)
+    place = (batch * heads + head) * queries + i
+    lse, delta = load_lse(rows, place, here), tl.load(rows[1] + place, mask=here, other=0.0)
+    key_base = key[0] + batch * key[1] + key_head * key[2]
+    value_base = value[0] + batch * value[1] + key_head * value[2]
+
+    base2 = tl.cast(scale, tl.float32) * LOG2E
+    acc = tl.zeros((ROWS, DEPTH_PAD), tl.float32)
+    plan = walk(
+        tile, tile * ROWS, tl.minimum(tile * ROWS + ROWS, queries), keys, batch, lists, numbers, tensors,
+        MASK, LISTED, KEYS, False,
+    )  # fmt: skip
+    for pass_ in tl.static_range(2):
+        acc = _grad_query_span(
+            acc, q, go, lse, delta, key_base, value_base, key[3], value[3], i[:, None], batch, head, tile, plan,
+            sizes, numbers, tensors, lists, bias, dropout, base2,
+            DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
+        )  # fmt: skip
+    base = grad_query[0] + batch * grad_query[1] + head * grad_query[2]
+    store_rows(base, i, grad_query[3], here, acc * tl.cast(scale, tl.float32), DEPTH, DEPTH_PAD)
+
+
+@triton.jit
+def _grad_query_span(
+    acc, q, go, lse, delta, key_base, value_base, key_stride, value_stride, i, batch, head, tile, plan,
+    sizes, numbers, tensors, lists, bias, dropout, scale,
+    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
+    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    if LISTED:
+        row, moving = batch * lists[2] + tile, tl.cdiv(sizes[3], KEYS)
+    else:
+        row, moving = batch, sizes[3]
+    for n in tl.range(0, plan[1] if MASKED else plan[0]):
+        first_key = tile_of(n, plan, row, lists, moving, MASKED, LISTED) * KEYS
+        j = first_key + tl.arange(0, KEYS)
+        there = seen_keys(j, batch, sizes, MASK, numbers, tensors) if MASKED else j < sizes[3]
+        k = load_rows(key_base, j, key_stride, there, DEPTH, DEPTH_PAD, MASKED)
+        products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        s = scores(
+            products, i, j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, False
+        )
+        p = tl.exp2(s - lse[:, None])
+        v = load_rows(value_base, j, value_stride, there, VALUE_DEPTH, VALUE_PAD, MASKED)
+        dp = tl.dot(go, tl.trans(v), input_precision=PRECISION)
+        if DROPOUT:
+            keep = kept(i, first_key, batch * sizes[0] + head, dropout, ROWS, KEYS)
+            dp = tl.where(keep, dp * dropout[2], 0.0)
+        ds = p * (dp - delta[:, None])
+        acc = tl.dot(ds.to(k.dtype), k, acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit(do_not_specialize=["sizes", "numbers", "dropout"])
+def grad_key_value_kernel(
+    query, key, value, grad_out, rows, grad_key, grad_value, sizes, numbers, tensors, lists, bias, dropout, scale,
+    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
+    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """grad_key [B, Hk, S, D], grad_value [B, Hk, S, Dv]; one program for KEYS keys of a key head, over the queries of
+    all heads that read it."""
+    key_heads, queries, keys = sizes[1], sizes[2], sizes[3]
+    tiles = tl.cdiv(keys, KEYS)
+    program = tl.program_id(0).to(tl.int64)
+    tile = (program % tiles).to(tl.int32)
+    batch, key_head = program // tiles // key_heads, program // tiles % key_heads
+    j = tile * KEYS + tl.arange(0, KEYS)
+    here = j < keys
+    seen = seen_keys(j, batch, sizes, MASK, numbers, tensors)
+    k = load_rows(key[0] + batch * key[1] + key_head * key[2], j, key[3], seen, DEPTH, DEPTH_PAD, True)
+    value_base = value[0] + batch * value[1] + key_head * value[2]
+    v = load_rows(value_base, j, value[3], seen, VALUE_DEPTH, VALUE_PAD, True)
+
+    base2 = tl.cast(scale, tl.float32) * LOG2E
+    dk = tl.zeros((KEYS, DEPTH_PAD), tl.float32)
+    dv = tl.zeros((KEYS, VALUE_PAD), tl.float32)
+    plan = walk(
+        tile, tile * KEYS, tl.minimum(tile * KEYS + KEYS, keys), queries, batch, lists, numbers, tensors,
+        MASK, LISTED, ROWS, True,
+    )  # fmt: skip
+    for pass_ in tl.static_range(2):
+        dk, dv = _grad_key_value_span(
+            dk, dv, k, v, query, grad_out, rows, j[:, None], batch, key_head, tile, plan,
+            sizes, numbers, tensors, lists, bias, dropout, base2,
+            DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
+        )  # fmt: skip
+    base = grad_key[0] + batch * grad_key[1] + key_head * grad_key[2]
+    store_rows(base, j, grad_key[3], here, dk * tl.cast(scale, tl.float32), DEPTH, DEPTH_PAD)
+    if DROPOUT:
+        dv = dv * dropout[2]
+    base = grad_value[0] + batch * grad_value[1] + key_head * grad_value[2]
+    store_rows(base, j, grad_value[3], here, dv, VALUE_DEPTH, VALUE_PAD)
+
+
+@triton.jit
+def _grad_key_value_span(
+    dk, dv, k, v, query, grad_out, rows, j, batch, key_head, tile, plan,
+    sizes, numbers, tensors, lists, bias, dropout, scale,
+    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
+    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Products stand on their side, keys by queries, as the sums over queries want them."""
+    group = sizes[0] // sizes[1]
+    if LISTED:
+        row, moving = batch * lists[2] + tile, tl.cdiv(sizes[2], ROWS)
+    else:
+        row, moving = batch, sizes[2]
+    count = plan[1] if MASKED else plan[0]
+    for m in tl.range(0, count * group):
+        head = key_head * group + m // count
+        first_query = tile_of(m % count, plan, row, lists, moving, MASKED, LISTED) * ROWS
+        i = first_query + tl.arange(0, ROWS)
+        here = i < sizes[2]
+        q_base = query[0] + batch * query[1] + head * query[2]
+        q = load_rows(q_base, i, query[3], here, DEPTH, DEPTH_PAD, MASKED)
+        place = (batch * sizes[0] + head) * sizes[2] + i
+        lse = load_lse(rows, place, here)
+        products = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+        s = scores(
+            products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, True
+        )
+        p = tl.exp2(s - lse[None, :])
+        go_base = grad_out[0] + batch * grad_out[1] + head * grad_out[2]
+        go = load_rows(go_base, i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, MASKED)
+        dp = tl.dot(v, tl.trans(go), input_precision=PRECISION)
+        dropped = p
+        if DROPOUT:
+            keep = tl.trans(kept(i[:, None], tile * KEYS, batch * sizes[0] + head, dropout, ROWS, KEYS))
+            dropped = tl.where(keep, p, 0.0)
+            dp = tl.where(keep, dp * dropout[2], 0.0)
+        dv = tl.dot(dropped.to(go.dtype), go, dv, input_precision=PRECISION)
+        ds = p * (dp - tl.load(rows[1] + place, mask=here, other=0.0)[None, :])
+        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+    return dk, dv

@@ -1,0 +1,153 @@
+"""What the attention kernels in Triton share: reading tiles, scores in base 2, dropout, and the walk over tiles."""
+
+import triton
+import triton.language as tl
+
+from xmkern.ops.attention.triton_masks import reach, visible
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+# Forms of a bias, by what it varies with.
+NO_BIAS = tl.constexpr(0)
+OVER_KEYS = tl.constexpr(1)
+OVER_QUERIES = tl.constexpr(2)
+OVER_BOTH = tl.constexpr(3)  # with a stride for each; a Toeplitz one has strides -s and s
+BUCKETED = tl.constexpr(4)
+
+
+@triton.jit
+def load_rows(base, rows, stride, here, SIZE: tl.constexpr, PAD: tl.constexpr, BOUNDED: tl.constexpr):
+    """-> [rows, PAD]: rows of SIZE numbers, zeros past them and (BOUNDED) in rows that are not ``here``.
+
+    base: a pointer, or a column of them. rows int32 [rows], here bool [rows].
+    """
+    column = tl.arange(0, PAD)[None, :]
+    place = base + rows[:, None].to(tl.int64) * stride + column
+    if BOUNDED:
+        if SIZE == PAD:
+            return tl.load(place, mask=here[:, None], other=0.0)
+        else:
+            return tl.load(place, mask=here[:, None] & (column < SIZE), other=0.0)
+    else:
+        if SIZE == PAD:
+            return tl.load(place)
+        else:
+            return tl.load(place, mask=column < SIZE, other=0.0)
+
+
+@triton.jit
+def store_rows(base, rows, stride, here, x, SIZE: tl.constexpr, PAD: tl.constexpr):
+    column = tl.arange(0, PAD)[None, :]
+    place = base + rows[:, None].to(tl.int64) * stride + column
+    tl.store(place, x.to(place.dtype.element_ty), mask=here[:, None] & (column < SIZE))
+
+
+@triton.jit
+def bias_at(i, j, inside, batch, head, bias, BIAS: tl.constexpr):
+    """The bias in base 2 for queries i and keys j, one of them a row and one a column.
+
+    bias: (data, strides of batch, head, query and key, and of BUCKETED the buckets and the stride of their rows).
+    """
+    base = bias[0] + batch * bias[1] + head * bias[2]
+    if BIAS == OVER_KEYS:
+        place = base + j.to(tl.int64) * bias[4]
+    elif BIAS == OVER_QUERIES:
+        place = base + i.to(tl.int64) * bias[3]
+    elif BIAS == OVER_BOTH:
+        place = base + i.to(tl.int64) * bias[3] + j.to(tl.int64) * bias[4]
+    else:
+        bucket = tl.load(bias[5] + i.to(tl.int64) * bias[6] + j, mask=inside, other=0)
+        place = base + bucket.to(tl.int64) * bias[4]
+    return tl.load(place, mask=inside, other=0.0) * LOG2E
+
+
+@triton.jit
+def scores(
+    products, i, j, batch, head, sizes, scale, bias, numbers, tensors,
+    MASK: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr, KEYS_END: tl.constexpr,
+):  # fmt: skip
+    """products of queries and keys -> scores in base 2, -inf where hidden.
+
+    scale: in base 2; 1.0 leaves the products alone. MASKED: the mask, or the last key, cuts this tile. KEYS_END: keys
+    past the last are met even where it does not.
+    """
+    inside = i < sizes[2]
+    if MASKED or KEYS_END:
+        inside &= j < sizes[3]
+    result = products * scale
+    if BIAS != NO_BIAS:
+        result += bias_at(i, j, inside, batch, head, bias, BIAS)
+    if MASKED:
+        seen = j < sizes[3]
+        if len(MASK) > 0:
+            seen &= visible(i, j, inside, batch, head, MASK, numbers, tensors)
+        result = tl.where(seen, result, float("-inf"))
+    return result
+
+
+@triton.jit
+def kept(i, first_key, matrix, dropout, ROWS: tl.constexpr, KEYS: tl.constexpr):
+    """Which elements dropout keeps: bool [ROWS, KEYS].
+
+    i int32 [ROWS, 1]; first_key a multiple of 64, like KEYS; matrix int64: batch * heads + head, or a column of them;
+    dropout: (seed, threshold, scale of what is kept). Of 64 neighbouring keys, counter c gives the words of the keys
+    c, c + 16, c + 32, c + 48.
+    """
+    counter = (first_key // 4 + tl.arange(0, KEYS // 4))[None, :]
+    zero = tl.zeros((ROWS, KEYS // 4), tl.int32)
+    low, high = (matrix & 0xFFFFFFFF).to(tl.uint32), (matrix >> 32).to(tl.uint32)
+    a, b, c, d = tl.philox(
+        tl.load(dropout[0]),
+        (zero + counter).to(tl.uint32), (zero + i).to(tl.uint32),
+        zero.to(tl.uint32) + low, zero.to(tl.uint32) + high,
+    )  # fmt: skip
+    threshold = dropout[1].to(tl.uint32)
+    # [.., 16, p, q] is word 2 p + q
+    words = tl.join(
+        tl.join((a >= threshold).to(tl.int8), (c >= threshold).to(tl.int8)),
+        tl.join((b >= threshold).to(tl.int8), (d >= threshold).to(tl.int8)),
+    )
+    words = tl.permute(tl.reshape(words, (ROWS, KEYS // 64, 16, 4)), (0, 1, 3, 2))
+    return tl.reshape(words, (ROWS, KEYS)) != 0
+
+
+@triton.jit
+def walk(
+    tile, begin, end, size, batch, lists, numbers, tensors,
+    MASK: tl.constexpr, LISTED: tl.constexpr, STEP: tl.constexpr, OF_KEYS: tl.constexpr,
+):  # fmt: skip
+    """Which tiles of STEP keys the queries begin to end visit (OF_KEYS: tiles of queries, for keys): in a first loop
+    those that no mask thins out, in a second the others.
+
+    -> (whole, masked, first, skip_at, skip), for ``tile_of``: how many tiles each loop has; and, unless they are LISTED,
+    the first of the tiles; the second loop leaves out ``skip`` tiles after ``skip_at`` of its own.
+    """
+    if LISTED:
+        # lists: (lists, counts, stride of a batch in tiles)
+        row = batch * lists[2] + tile
+        whole, masked = tl.load(lists[1] + row * 2), tl.load(lists[1] + row * 2 + 1)
+        return whole, masked, tile * 0, tile * 0, tile * 0
+    else:
+        first, last, all_first, all_last = reach(begin, end, size, batch, MASK, numbers, tensors, OF_KEYS)
+        last = tl.maximum(last, first)
+        first_tile, last_tile = first // STEP, tl.where(last > first, tl.cdiv(last, STEP), first // STEP)
+        all_first_tile, all_last_tile = tl.cdiv(all_first, STEP), all_last // STEP
+        whole = tl.maximum(all_last_tile - all_first_tile, 0)
+        all_first_tile = tl.where(whole > 0, all_first_tile, last_tile)
+        return whole, last_tile - first_tile - whole, first_tile, all_first_tile - first_tile, whole
+
+
+@triton.jit
+def tile_of(n, plan, row, lists, moving, MASKED: tl.constexpr, LISTED: tl.constexpr):
+    """The n-th tile of a loop. moving: the number of all tiles along the way; row: of the lists."""
+    if LISTED:
+        if MASKED:
+            return tl.load(lists[0] + (row * 2 + 1) * moving + n)
+        else:
+            return tl.load(lists[0] + row * 2 * moving + n)
+    else:
+        if MASKED:
+            return plan[2] + n + tl.where(n >= plan[3], plan[4], 0)
+        else:
+            return plan[2] + plan[3] + n
