@@ -74,7 +74,7 @@ class _Call:
             "MASK": self.mask.program,
             "BIAS": self.bias_form,
             "DROPOUT": bool(self.dropout),
-            "PRECISION": arguments.precision(self.query.dtype),
+            "PRECISION": "wide" if _interpreted() else arguments.precision(self.query.dtype),
             "ROWS": tiles.rows,
             "KEYS": tiles.keys,
             "num_warps": tiles.warps,
@@ -117,7 +117,7 @@ def attention(
     if lse.numel() == 0:
         return out, lse
     group = call.heads // call.key_heads
-    packed = 1 < group and call.queries * group <= _MAX_PACKED
+    packed = group > 1 and call.queries * group <= _MAX_PACKED
     rows = call.queries * group if packed else call.queries
     crowded = call.bias_form > 2 or bool(call.dropout)
     tiles = arguments.forward_tiles(call.chip, max(call.pads), query.element_size(), crowded).fit(rows, call.keys)

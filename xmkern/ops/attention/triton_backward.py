@@ -4,11 +4,12 @@ queries, so that every sum has one program and a fixed order, and nothing is add
 ``rows`` is (lse, delta), float32 [B, H, L]; delta is what the softmax subtracts from the gradient of a probability.
 """
 
+
 import triton
 import triton.language as tl
 
 from xmkern.ops.attention.triton_masks import seen_keys
-from xmkern.ops.attention.triton_scores import LOG2E, kept, load_rows, scores, store_rows, tile_of, walk
+from xmkern.ops.attention.triton_scores import LOG2E, dot, kept, load_rows, scores, store_rows, tile_of, walk
 
 
 @triton.jit(do_not_specialize=["sizes"])
@@ -37,9 +38,9 @@ def delta_kernel(
 
 @triton.jit
 def load_lse(rows, place, here):
-    """In base 2, and such that what is not there, or sees nothing, gets probability 0."""
+    """Such that what is not there, or sees nothing, gets probability 0."""
     lse = tl.load(rows[0] + place, mask=here, other=float("inf"))
-    return tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
+    return tl.where(lse == float("-inf"), float("inf"), lse)
 
 
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout"])
@@ -66,7 +67,7 @@ def grad_query_kernel(
     key_base = key[0] + batch * key[1] + key_head * key[2]
     value_base = value[0] + batch * value[1] + key_head * value[2]
 
-    base2 = tl.cast(scale, tl.float32) * LOG2E
+    scale = tl.cast(scale, tl.float32)
     acc = tl.zeros((ROWS, DEPTH_PAD), tl.float32)
     plan = walk(
         tile, tile * ROWS, tl.minimum(tile * ROWS + ROWS, queries), keys, batch, lists, numbers, tensors,
@@ -75,11 +76,11 @@ def grad_query_kernel(
     for pass_ in tl.static_range(2):
         acc = _grad_query_span(
             acc, q, go, lse, delta, key_base, value_base, key[3], value[3], i[:, None], batch, head, tile, plan,
-            sizes, numbers, tensors, lists, bias, dropout, base2,
+            sizes, numbers, tensors, lists, bias, dropout, scale,
             DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
         )  # fmt: skip
     base = grad_query[0] + batch * grad_query[1] + head * grad_query[2]
-    store_rows(base, i, grad_query[3], here, acc * tl.cast(scale, tl.float32), DEPTH, DEPTH_PAD)
+    store_rows(base, i, grad_query[3], here, acc * scale, DEPTH, DEPTH_PAD)
 
 
 @triton.jit
@@ -99,18 +100,18 @@ def _grad_query_span(
         j = first_key + tl.arange(0, KEYS)
         there = seen_keys(j, batch, sizes, MASK, numbers, tensors) if MASKED else j < sizes[3]
         k = load_rows(key_base, j, key_stride, there, DEPTH, DEPTH_PAD, MASKED)
-        products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        products = dot(q, tl.trans(k), None, PRECISION)
         s = scores(
-            products, i, j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, False
+            products, i, j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, False
         )
-        p = tl.exp2(s - lse[:, None])
+        p = tl.exp2((s - lse[:, None]) * LOG2E)
         v = load_rows(value_base, j, value_stride, there, VALUE_DEPTH, VALUE_PAD, MASKED)
-        dp = tl.dot(go, tl.trans(v), input_precision=PRECISION)
+        dp = dot(go, tl.trans(v), None, PRECISION)
         if DROPOUT:
             keep = kept(i, first_key, batch * sizes[0] + head, dropout, ROWS, KEYS)
             dp = tl.where(keep, dp * dropout[2], 0.0)
         ds = p * (dp - delta[:, None])
-        acc = tl.dot(ds.to(k.dtype), k, acc, input_precision=PRECISION)
+        acc = dot(ds.to(k.dtype), k, acc, PRECISION)
     return acc
 
 
@@ -135,7 +136,7 @@ def grad_key_value_kernel(
     value_base = value[0] + batch * value[1] + key_head * value[2]
     v = load_rows(value_base, j, value[3], seen, VALUE_DEPTH, VALUE_PAD, True)
 
-    base2 = tl.cast(scale, tl.float32) * LOG2E
+    scale = tl.cast(scale, tl.float32)
     dk = tl.zeros((KEYS, DEPTH_PAD), tl.float32)
     dv = tl.zeros((KEYS, VALUE_PAD), tl.float32)
     plan = walk(
@@ -145,11 +146,11 @@ def grad_key_value_kernel(
     for pass_ in tl.static_range(2):
         dk, dv = _grad_key_value_span(
             dk, dv, k, v, query, grad_out, rows, j[:, None], batch, key_head, tile, plan,
-            sizes, numbers, tensors, lists, bias, dropout, base2,
+            sizes, numbers, tensors, lists, bias, dropout, scale,
             DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
         )  # fmt: skip
     base = grad_key[0] + batch * grad_key[1] + key_head * grad_key[2]
-    store_rows(base, j, grad_key[3], here, dk * tl.cast(scale, tl.float32), DEPTH, DEPTH_PAD)
+    store_rows(base, j, grad_key[3], here, dk * scale, DEPTH, DEPTH_PAD)
     if DROPOUT:
         dv = dv * dropout[2]
     base = grad_value[0] + batch * grad_value[1] + key_head * grad_value[2]
@@ -180,20 +181,20 @@ def _grad_key_value_span(
         q = load_rows(q_base, i, query[3], here, DEPTH, DEPTH_PAD, MASKED)
         place = (batch * sizes[0] + head) * sizes[2] + i
         lse = load_lse(rows, place, here)
-        products = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+        products = dot(k, tl.trans(q), None, PRECISION)
         s = scores(
-            products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, True
+            products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, True
         )
-        p = tl.exp2(s - lse[None, :])
+        p = tl.exp2((s - lse[None, :]) * LOG2E)
         go_base = grad_out[0] + batch * grad_out[1] + head * grad_out[2]
         go = load_rows(go_base, i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, MASKED)
-        dp = tl.dot(v, tl.trans(go), input_precision=PRECISION)
+        dp = dot(v, tl.trans(go), None, PRECISION)
         dropped = p
         if DROPOUT:
             keep = tl.trans(kept(i[:, None], tile * KEYS, batch * sizes[0] + head, dropout, ROWS, KEYS))
             dropped = tl.where(keep, p, 0.0)
             dp = tl.where(keep, dp * dropout[2], 0.0)
-        dv = tl.dot(dropped.to(go.dtype), go, dv, input_precision=PRECISION)
+        dv = dot(dropped.to(go.dtype), go, dv, PRECISION)
         ds = p * (dp - tl.load(rows[1] + place, mask=here, other=0.0)[None, :])
-        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+        dk = dot(ds.to(q.dtype), q, dk, PRECISION)
     return dk, dv

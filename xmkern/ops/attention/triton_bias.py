@@ -5,12 +5,13 @@ A program sums over its *members*, the matrices (batch, head) of all that share 
 them: the shares are added up afterwards.
 """
 
+# ruff: noqa: RET505 -- Triton wants what is known when it compiles in both branches, and sums of tuples.
 import triton
 import triton.language as tl
 
 from xmkern.ops.attention.triton_backward import load_lse
 from xmkern.ops.attention.triton_masks import reach, seen_keys
-from xmkern.ops.attention.triton_scores import LOG2E, kept, load_rows, scores
+from xmkern.ops.attention.triton_scores import LOG2E, dot, kept, load_rows, scores
 
 # What becomes of a tile of the gradient of the scores.
 KEEP_TILE = tl.constexpr(0)  # one tile, summed over members
@@ -36,17 +37,31 @@ def _tile_gradient(
     here, there = i < sizes[2], seen_keys(j, batch, sizes, MASK, numbers, tensors)
     q = load_rows(query[0] + batch * query[1] + head * query[2], i, query[3], here, DEPTH, DEPTH_PAD, True)
     k = load_rows(key[0] + batch * key[1] + key_head * key[2], j, key[3], there, DEPTH, DEPTH_PAD, True)
-    products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    products = dot(q, tl.trans(k), None, PRECISION)
     s = scores(
-        products, i[:, None], j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, True, True
+        products,
+        i[:, None],
+        j[None, :],
+        batch,
+        head,
+        sizes,
+        scale,
+        bias,
+        numbers,
+        tensors,
+        MASK,
+        BIAS,
+        False,
+        True,
+        True,
     )
     place = (batch * heads + head) * sizes[2] + i
-    p = tl.exp2(s - load_lse(rows, place, here)[:, None])
+    p = tl.exp2((s - load_lse(rows, place, here)[:, None]) * LOG2E)
     go_base = grad_out[0] + batch * grad_out[1] + head * grad_out[2]
     go = load_rows(go_base, i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, True)
     value_base = value[0] + batch * value[1] + key_head * value[2]
     v = load_rows(value_base, j, value[3], there, VALUE_DEPTH, VALUE_PAD, True)
-    dp = tl.dot(go, tl.trans(v), input_precision=PRECISION)
+    dp = dot(go, tl.trans(v), None, PRECISION)
     if DROPOUT:
         keep = kept(i[:, None], tile_j * KEYS, batch * heads + head, dropout, ROWS, KEYS)
         dp = tl.where(keep, dp * dropout[2], 0.0)
@@ -59,9 +74,7 @@ def _met(tile_i, tile_j, sizes, numbers, tensors, MASK: tl.constexpr, ROWS: tl.c
     member."""
     if len(tensors) == 0:
         begin = tile_i * ROWS
-        first, last, _, _ = reach(
-            begin, tl.minimum(begin + ROWS, sizes[2]), sizes[3], 0, MASK, numbers, tensors, False
-        )
+        first, last, _, _ = reach(begin, tl.minimum(begin + ROWS, sizes[2]), sizes[3], 0, MASK, numbers, tensors, False)
         return ((first < tile_j * KEYS + KEYS) & (last > tile_j * KEYS)).to(tl.int32)
     else:
         return tile_i * 0 + 1
@@ -102,16 +115,16 @@ def grad_bias_kernel(
     first_member = share * each
     last_member = tl.minimum(first_member + each, members)
     count = tl.maximum(last_member - first_member, 0)
-    base2 = tl.cast(scale, tl.float32) * LOG2E
+    scale = tl.cast(scale, tl.float32)
     if FORM == KEEP_TILE:
         tile_i, tile_j = place // column_tiles, place % column_tiles
         count *= _met(tile_i, tile_j, sizes, numbers, tensors, MASK, ROWS, KEYS)
         tile = tl.zeros((ROWS, KEYS), tl.float32)
         i, j = tile_i * ROWS + tl.arange(0, ROWS), tile_j * KEYS + tl.arange(0, KEYS)
-        for n in range(0, count):
+        for n in range(count):
             tile += _tile_gradient(
                 tile_i, tile_j, first_member + n, bias_batch, bias_head, of, query, key, value, grad_out, rows,
-                sizes, numbers, tensors, bias, dropout, base2,
+                sizes, numbers, tensors, bias, dropout, scale,
                 DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
         target = found + (matrix * queries + i[:, None]) * keys + j[None, :]
@@ -119,10 +132,10 @@ def grad_bias_kernel(
     elif FORM == SUM_QUERIES:
         j = place * KEYS + tl.arange(0, KEYS)
         total = tl.zeros((KEYS,), tl.float32)
-        for n in range(0, count * row_tiles):
+        for n in range(count * row_tiles):
             tile = _tile_gradient(
                 n % row_tiles, place, first_member + n // row_tiles, bias_batch, bias_head, of,
-                query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, base2,
+                query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, scale,
                 DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
             total += tl.sum(tile, 0)
@@ -130,10 +143,10 @@ def grad_bias_kernel(
     elif FORM == SUM_KEYS:
         i = place * ROWS + tl.arange(0, ROWS)
         total = tl.zeros((ROWS,), tl.float32)
-        for n in range(0, count * column_tiles):
+        for n in range(count * column_tiles):
             tile = _tile_gradient(
                 place, n % column_tiles, first_member + n // column_tiles, bias_batch, bias_head, of,
-                query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, base2,
+                query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, scale,
                 DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
             total += tl.sum(tile, 1)
@@ -146,11 +159,11 @@ def grad_bias_kernel(
         # Of a band, a diagonal meets all or nothing; of other masks the first tile sees at least what the others do.
         count *= _met(first_row, first_row + apart, sizes, numbers, tensors, MASK, ROWS, KEYS)
         tile = tl.zeros((ROWS, KEYS), tl.float32)
-        for n in range(0, count * length):
+        for n in range(count * length):
             tile_i = first_row + n % length
             tile += _tile_gradient(
                 tile_i, tile_i + apart, first_member + n // length, bias_batch, bias_head, of,
-                query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, base2,
+                query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, scale,
                 DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
         target = found + ((matrix * places + place) * ROWS + tl.arange(0, ROWS)[:, None]) * KEYS
@@ -160,12 +173,12 @@ def grad_bias_kernel(
         bin_ = first_bin + tl.arange(0, BINS)
         total = tl.zeros((BINS,), tl.float32)
         i = tile_i * ROWS + tl.arange(0, ROWS)
-        for tile_j in range(0, column_tiles):
+        for tile_j in range(column_tiles):
             tile = tl.zeros((ROWS, KEYS), tl.float32)
-            for n in range(0, count):
+            for n in range(count):
                 tile += _tile_gradient(
                     tile_i, tile_j, first_member + n, bias_batch, bias_head, of, query, key, value, grad_out, rows,
-                    sizes, numbers, tensors, bias, dropout, base2,
+                    sizes, numbers, tensors, bias, dropout, scale,
                     DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
                 )  # fmt: skip
             j = tile_j * KEYS + tl.arange(0, KEYS)
@@ -196,7 +209,7 @@ def fold_diagonals_kernel(found, grad, sizes, row_tiles, places, T: tl.constexpr
     apart = at - (sizes[2] - 1) + row_tiles * T  # key - query, made positive
     tile, rest = apart // T - 1, apart % T  # of the tiles from apart 1 - row_tiles on
     total = tl.zeros((CHUNK,), tl.float32)
-    for i in range(0, T):
+    for i in range(T):
         column = i + rest
         own = tl.where(column < T, tile, tile + 1)
         place = ((matrix * places + own) * T + i) * T + column % T

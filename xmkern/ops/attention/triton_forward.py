@@ -3,11 +3,23 @@
 An operand is a tuple (data, strides of batch, head and row); ``sizes`` is (heads, key heads, queries, keys, batches).
 """
 
+
 import triton
 import triton.language as tl
 
 from xmkern.ops.attention.triton_masks import seen_keys
-from xmkern.ops.attention.triton_scores import LN2, LOG2E, NO_BIAS, kept, load_rows, scores, store_rows, tile_of, walk
+from xmkern.ops.attention.triton_scores import (
+    LN2,
+    LOG2E,
+    NO_BIAS,
+    dot,
+    kept,
+    load_rows,
+    scores,
+    store_rows,
+    tile_of,
+    walk,
+)
 
 
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout", "splits"])
@@ -128,10 +140,10 @@ def _span(
         j = first_key + tl.arange(0, KEYS)
         there = seen_keys(j, batch, sizes, MASK, numbers, tensors) if MASKED else j < sizes[3]
         k = load_rows(key_base, j, key_stride, there, DEPTH, DEPTH_PAD, MASKED)
-        products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        products = dot(q, tl.trans(k), None, PRECISION)
         s = scores(
             products, i, j[None, :], batch, head, sizes, 1.0 if FACTORED else scale, bias, numbers, tensors,
-            MASK, BIAS, MASKED, False,
+            MASK, BIAS, True, MASKED, False,
         )  # fmt: skip
         if FACTORED:
             new_top = tl.maximum(top, tl.max(s, 1) * scale)
@@ -148,7 +160,7 @@ def _span(
         if DROPOUT:
             p = tl.where(kept(i, first_key, batch * sizes[0] + head, dropout, ROWS, KEYS), p, 0.0)
         v = load_rows(value_base, j, value_stride, there, VALUE_DEPTH, VALUE_PAD, MASKED)
-        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+        acc = dot(p.to(v.dtype), v, acc, PRECISION)
         top = new_top
     return acc, total, top
 

@@ -5,6 +5,7 @@ and its tensors begin among the run-time arguments ``numbers`` and ``tensors`` (
 in postfix needs a stack; here it is a tuple that exists only while the kernel is compiled.
 """
 
+# ruff: noqa: RET505, RUF005 -- Triton wants what is known when it compiles in both branches, and sums of tuples.
 import triton
 import triton.language as tl
 
@@ -31,7 +32,9 @@ def visible(i, j, inside, batch, head, MASK: tl.constexpr, numbers, tensors):
 
 
 @triton.jit
-def _visible_by(i, j, inside, batch, head, stack, CODE: tl.constexpr, N: tl.constexpr, T: tl.constexpr, numbers, tensors):
+def _visible_by(
+    i, j, inside, batch, head, stack, CODE: tl.constexpr, N: tl.constexpr, T: tl.constexpr, numbers, tensors
+):
     if CODE == AND:
         return stack[:-2] + (stack[-2] & stack[-1],)
     elif CODE == OR:
@@ -94,7 +97,7 @@ def _seen_by_some(
     elif CODE == SEGMENTS:
         return stack + (j >= 0,)
     else:  # told by one row where all heads and queries have the same
-        alike = (numbers[N + 1] == 0) & (numbers[N + 2] == 0)
+        alike = (j * 0 + numbers[N + 1] == 0) & (j * 0 + numbers[N + 2] == 0)
         flags = tensors[T] + batch * numbers[N] + j.to(tl.int64) * numbers[N + 3]
         return stack + (tl.load(flags, mask=inside & alike, other=1) != 0,)
 
@@ -126,7 +129,16 @@ def reach(begin, end, size, batch, MASK: tl.constexpr, numbers, tensors, OF_KEYS
 
 @triton.jit
 def _reach_by(
-    begin, end, batch, stack, CODE: tl.constexpr, N: tl.constexpr, T: tl.constexpr, numbers, tensors, OF_KEYS: tl.constexpr
+    begin,
+    end,
+    batch,
+    stack,
+    CODE: tl.constexpr,
+    N: tl.constexpr,
+    T: tl.constexpr,
+    numbers,
+    tensors,
+    OF_KEYS: tl.constexpr,
 ):
     none, everything = begin * 0, begin * 0 + _FAR
     if CODE == AND:

@@ -1,5 +1,6 @@
 """What the attention kernels in Triton share: reading tiles, scores in base 2, dropout, and the walk over tiles."""
 
+# ruff: noqa: RET505 -- Triton wants what is known when it compiles in both branches, and sums of tuples.
 import triton
 import triton.language as tl
 
@@ -44,8 +45,17 @@ def store_rows(base, rows, stride, here, x, SIZE: tl.constexpr, PAD: tl.constexp
 
 
 @triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b, in float32; acc may be None. "wide" is for the interpreter, whose numpy cannot multiply bfloat16."""
+    if PRECISION == "wide":
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
+    else:
+        return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
 def bias_at(i, j, inside, batch, head, bias, BIAS: tl.constexpr):
-    """The bias in base 2 for queries i and keys j, one of them a row and one a column.
+    """The bias for queries i and keys j, one of them a row and one a column.
 
     bias: (data, strides of batch, head, query and key, and of BUCKETED the buckets and the stride of their rows).
     """
@@ -59,17 +69,17 @@ def bias_at(i, j, inside, batch, head, bias, BIAS: tl.constexpr):
     else:
         bucket = tl.load(bias[5] + i.to(tl.int64) * bias[6] + j, mask=inside, other=0)
         place = base + bucket.to(tl.int64) * bias[4]
-    return tl.load(place, mask=inside, other=0.0) * LOG2E
+    return tl.load(place, mask=inside, other=0.0)
 
 
 @triton.jit
 def scores(
     products, i, j, batch, head, sizes, scale, bias, numbers, tensors,
-    MASK: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr, KEYS_END: tl.constexpr,
+    MASK: tl.constexpr, BIAS: tl.constexpr, BASE2: tl.constexpr, MASKED: tl.constexpr, KEYS_END: tl.constexpr,
 ):  # fmt: skip
-    """products of queries and keys -> scores in base 2, -inf where hidden.
+    """products of queries and keys -> scores, -inf where hidden.
 
-    scale: in base 2; 1.0 leaves the products alone. MASKED: the mask, or the last key, cuts this tile. KEYS_END: keys
+    BASE2: so is the scale, and so are the scores. MASKED: the mask, or the last key, cuts this tile. KEYS_END: keys
     past the last are met even where it does not.
     """
     inside = i < sizes[2]
@@ -77,7 +87,10 @@ def scores(
         inside &= j < sizes[3]
     result = products * scale
     if BIAS != NO_BIAS:
-        result += bias_at(i, j, inside, batch, head, bias, BIAS)
+        if BASE2:
+            result += bias_at(i, j, inside, batch, head, bias, BIAS) * LOG2E
+        else:
+            result += bias_at(i, j, inside, batch, head, bias, BIAS)
     if MASKED:
         seen = j < sizes[3]
         if len(MASK) > 0:
