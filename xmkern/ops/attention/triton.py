@@ -64,13 +64,13 @@ class _Call:
         self.chip = arguments.chip_of(query.device)
         self.pads = tuple(max(16, power_of_two(d)) for d in (self.depth, self.value_depth))
 
-    def constants(self, tiles: Tiles) -> dict[str, Any]:
+    def shape(self, unit: int) -> tuple[int, ...]:
+        return (self.depth, self.value_depth, *self.pads, unit)
+
+    def constants(self, tiles: Tiles, unit: int) -> dict[str, Any]:
         """What every kernel of attention is compiled for."""
         return {
-            "DEPTH": self.depth,
-            "VALUE_DEPTH": self.value_depth,
-            "DEPTH_PAD": self.pads[0],
-            "VALUE_PAD": self.pads[1],
+            "SHAPE": self.shape(unit),
             "MASK": self.mask.program,
             "BIAS": self.bias_form,
             "DROPOUT": bool(self.dropout),
@@ -125,21 +125,23 @@ def attention(
     splits = _splits(programs, cdiv(call.keys, tiles.keys), call.chip.processors) if rows <= tiles.rows else 1
     with _on(query):
         lists = call.lists(tiles, of_keys=False) if splits == 1 and not packed else ()
-        target, target_lse, target_strides = out, lse, operand(out)
+        unit = arguments.unit_of(call.query, call.key, call.value, out)
+        target, target_lse = operand(out, unit), lse
+        parts = out
         if splits > 1:
-            target = torch.empty(splits, *out.shape, dtype=torch.float32, device=query.device)
-            target_lse = torch.empty(splits, *lse.shape, dtype=torch.float32, device=query.device)
-            target_strides = (target, 0, 0, call.value_depth)
+            unit = unit if call.value_depth % 8 == 0 else 1
+            parts = torch.empty(splits, *out.shape, dtype=torch.float32, device=query.device)
+            target, target_lse = (parts, 0, 0, call.value_depth // unit), lse.new_empty(splits, *lse.shape)
         launch(
             _forward().forward_kernel, programs * splits,
-            operand(call.query), operand(call.key), operand(call.value), target_strides, target_lse, splits,
+            *(operand(x, unit) for x in (call.query, call.key, call.value)), target, target_lse, splits,
             call.sizes, call.mask.numbers, call.mask.tensors, lists, call.bias, call.dropout, call.scale,
-            LISTED=bool(lists), POSITIVE=call.scale > 0, PACKED=packed, SPLIT=splits > 1, **call.constants(tiles),
+            LISTED=bool(lists), POSITIVE=call.scale > 0, PACKED=packed, SPLIT=splits > 1, **call.constants(tiles, unit),
         )  # fmt: skip
         if splits > 1:
             launch(
-                _forward().merge_kernel, lse.numel(), target, target_lse, operand(out), lse, call.sizes, splits,
-                VALUE_DEPTH=call.value_depth, VALUE_PAD=call.pads[1], SPLITS=power_of_two(splits), num_warps=4,
+                _forward().merge_kernel, lse.numel(), parts, target_lse, operand(out, unit), lse, call.sizes, splits,
+                SHAPE=call.shape(unit), SPLITS=power_of_two(splits), num_warps=4,
             )  # fmt: skip
     return out, lse
 
@@ -165,7 +167,7 @@ def attention_backward(
     grad_query = empty_like_query(query, call.depth)
     grad_key, grad_value = empty_like_query(key, call.depth), empty_like_query(value, call.value_depth)
     wanted = bias is not None and bias_grad
-    grad_bias = torch.zeros(bias.shape if wanted else 0, dtype=torch.float32, device=query.device)  # type: ignore[union-attr]
+    grad_bias = lse.new_zeros(bias.shape if bias is not None and bias_grad else 0)
     if lse.numel() == 0 or call.keys == 0:
         return grad_query.zero_(), grad_key.zero_(), grad_value.zero_(), grad_bias
     out, grad_out, lse = dense(out), dense(grad_out), lse.contiguous()
@@ -174,32 +176,34 @@ def attention_backward(
 
     depth, size = max(call.pads), query.element_size()
     by_query = arguments.backward_tiles(call.chip, depth, size, of_keys=False).fit(call.queries, call.keys)
+    unit = arguments.unit_of(call.query, call.key, call.value, out, grad_out, grad_query, grad_key, grad_value)
     by_key = arguments.backward_tiles(call.chip, depth, size, of_keys=True).fit(call.queries, call.keys)
     with _on(query):
         launch(
             kernels.delta_kernel, call.batches * call.heads * cdiv(call.queries, 32),
-            operand(out), operand(grad_out), () if grad_lse is None else (grad_lse, *grad_lse.stride()), lse, delta,
-            call.sizes, VALUE_DEPTH=call.value_depth, VALUE_PAD=call.pads[1], ROWS=32, num_warps=4,
+            operand(out, unit), operand(grad_out, unit), () if grad_lse is None else (grad_lse, *grad_lse.stride()),
+            lse, delta, call.sizes, SHAPE=call.shape(unit), ROWS=32, num_warps=4,
         )  # fmt: skip
-        given = operand(call.query), operand(call.key), operand(call.value), operand(grad_out), (lse, delta)
+        given = (*(operand(x, unit) for x in (call.query, call.key, call.value, grad_out)), (lse, delta))
         lists = call.lists(by_query, of_keys=False)
         launch(
             kernels.grad_query_kernel, call.batches * call.heads * cdiv(call.queries, by_query.rows),
-            *given, operand(grad_query), call.sizes, call.mask.numbers, call.mask.tensors, lists,
-            call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_query),
+            *given, operand(grad_query, unit), call.sizes, call.mask.numbers, call.mask.tensors, lists,
+            call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_query, unit),
         )  # fmt: skip
         lists = call.lists(by_key, of_keys=True)
         launch(
             kernels.grad_key_value_kernel, call.batches * call.key_heads * cdiv(call.keys, by_key.keys),
-            *given, operand(grad_key), operand(grad_value), call.sizes, call.mask.numbers, call.mask.tensors, lists,
-            call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_key),
+            *given, operand(grad_key, unit), operand(grad_value, unit),
+            call.sizes, call.mask.numbers, call.mask.tensors, lists,
+            call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_key, unit),
         )  # fmt: skip
         if wanted:
-            _grad_bias(call, given, grad_bias, toeplitz=grad_bias.dim() == 3 and buckets is None)
+            _grad_bias(call, given, grad_bias, unit, toeplitz=grad_bias.dim() == 3 and buckets is None)
     return grad_query, grad_key, grad_value, grad_bias
 
 
-def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, toeplitz: bool) -> None:
+def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, unit: int, toeplitz: bool) -> None:
     from xmkern.ops.attention import triton_bias as kernels
 
     tiles = arguments.bias_tiles(call.chip, max(call.pads), call.query.element_size())
@@ -227,7 +231,7 @@ def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, toeplitz: bool
         kernels.grad_bias_kernel, shares * matrices * places, *given, found,
         (shares, bias_batches, bias_heads, among_heads, members, bins),
         call.sizes, call.mask.numbers, call.mask.tensors, call.bias, call.dropout, call.scale,
-        FORM=form.value, BINS=bin_tile, **call.constants(tiles),
+        FORM=form.value, BINS=bin_tile, **call.constants(tiles, unit),
     )  # fmt: skip
     if toeplitz:
         folded = torch.empty(shares, matrices, bins, dtype=torch.float32, device=grad.device)

@@ -4,18 +4,30 @@ queries, so that every sum has one program and a fixed order, and nothing is add
 ``rows`` is (lse, delta), float32 [B, H, L]; delta is what the softmax subtracts from the gradient of a probability.
 """
 
-
 import triton
 import triton.language as tl
 
 from xmkern.ops.attention.triton_masks import seen_keys
-from xmkern.ops.attention.triton_scores import LOG2E, dot, kept, load_rows, scores, store_rows, tile_of, walk
+from xmkern.ops.attention.triton_scores import (
+    DEPTH,
+    LOG2E,
+    VALUE_DEPTH,
+    dot,
+    kept,
+    load_rows,
+    matrix_of,
+    scores,
+    store_rows,
+    tile_of,
+    walk,
+)
 
 
 @triton.jit(do_not_specialize=["sizes"])
 def delta_kernel(
-    out, grad_out, grad_lse, lse, delta, sizes, VALUE_DEPTH: tl.constexpr, VALUE_PAD: tl.constexpr, ROWS: tl.constexpr
-):
+    out, grad_out, grad_lse, lse, delta, sizes,
+    SHAPE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """delta = <grad_out, out> - grad_lse; 0 where a query sees nothing. grad_lse: (data, strides of its axes) or ()."""
     heads, queries = sizes[0], sizes[2]
     tiles = tl.cdiv(queries, ROWS)
@@ -23,10 +35,9 @@ def delta_kernel(
     batch, head = program // tiles // heads, program // tiles % heads
     i = (program % tiles).to(tl.int32) * ROWS + tl.arange(0, ROWS)
     here = i < queries
-    o = load_rows(out[0] + batch * out[1] + head * out[2], i, out[3], here, VALUE_DEPTH, VALUE_PAD, True)
-    go = load_rows(
-        grad_out[0] + batch * grad_out[1] + head * grad_out[2], i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, True
-    )
+    o = load_rows(matrix_of(out, batch, head, SHAPE), i, out, here, SHAPE, VALUE_DEPTH, True)
+    go_base = matrix_of(grad_out, batch, head, SHAPE)
+    go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, True)
     result = tl.sum(o.to(tl.float32) * go.to(tl.float32), 1)
     if len(grad_lse) > 0:
         place = grad_lse[0] + batch * grad_lse[1] + head * grad_lse[2] + i.to(tl.int64) * grad_lse[3]
@@ -46,9 +57,8 @@ def load_lse(rows, place, here):
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout"])
 def grad_query_kernel(
     query, key, value, grad_out, rows, grad_query, sizes, numbers, tensors, lists, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """grad_query [B, H, L, D]; one program for ROWS queries of a head."""
     heads, queries, keys = sizes[0], sizes[2], sizes[3]
@@ -59,37 +69,36 @@ def grad_query_kernel(
     key_head = head // (heads // sizes[1])
     i = tile * ROWS + tl.arange(0, ROWS)
     here = i < queries
-    q = load_rows(query[0] + batch * query[1] + head * query[2], i, query[3], here, DEPTH, DEPTH_PAD, True)
-    go_base = grad_out[0] + batch * grad_out[1] + head * grad_out[2]
-    go = load_rows(go_base, i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, True)
+    q = load_rows(matrix_of(query, batch, head, SHAPE), i, query, here, SHAPE, DEPTH, True)
+    go_base = matrix_of(grad_out, batch, head, SHAPE)
+    go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, True)
     place = (batch * heads + head) * queries + i
     lse, delta = load_lse(rows, place, here), tl.load(rows[1] + place, mask=here, other=0.0)
-    key_base = key[0] + batch * key[1] + key_head * key[2]
-    value_base = value[0] + batch * value[1] + key_head * value[2]
+    key_base = matrix_of(key, batch, key_head, SHAPE)
+    value_base = matrix_of(value, batch, key_head, SHAPE)
 
     scale = tl.cast(scale, tl.float32)
-    acc = tl.zeros((ROWS, DEPTH_PAD), tl.float32)
+    acc = tl.zeros((ROWS, SHAPE[2]), tl.float32)
     plan = walk(
         tile, tile * ROWS, tl.minimum(tile * ROWS + ROWS, queries), keys, batch, lists, numbers, tensors,
         MASK, LISTED, KEYS, False,
     )  # fmt: skip
     for pass_ in tl.static_range(2):
         acc = _grad_query_span(
-            acc, q, go, lse, delta, key_base, value_base, key[3], value[3], i[:, None], batch, head, tile, plan,
+            acc, q, go, lse, delta, key_base, value_base, key, value, i[:, None], batch, head, tile, plan,
             sizes, numbers, tensors, lists, bias, dropout, scale,
-            DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
+            SHAPE, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
         )  # fmt: skip
-    base = grad_query[0] + batch * grad_query[1] + head * grad_query[2]
-    store_rows(base, i, grad_query[3], here, acc * scale, DEPTH, DEPTH_PAD)
+    base = matrix_of(grad_query, batch, head, SHAPE)
+    store_rows(base, i, grad_query, here, acc * scale, SHAPE, DEPTH)
 
 
 @triton.jit
 def _grad_query_span(
-    acc, q, go, lse, delta, key_base, value_base, key_stride, value_stride, i, batch, head, tile, plan,
+    acc, q, go, lse, delta, key_base, value_base, key, value, i, batch, head, tile, plan,
     sizes, numbers, tensors, lists, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     if LISTED:
         row, moving = batch * lists[2] + tile, tl.cdiv(sizes[3], KEYS)
@@ -99,13 +108,13 @@ def _grad_query_span(
         first_key = tile_of(n, plan, row, lists, moving, MASKED, LISTED) * KEYS
         j = first_key + tl.arange(0, KEYS)
         there = seen_keys(j, batch, sizes, MASK, numbers, tensors) if MASKED else j < sizes[3]
-        k = load_rows(key_base, j, key_stride, there, DEPTH, DEPTH_PAD, MASKED)
+        k = load_rows(key_base, j, key, there, SHAPE, DEPTH, MASKED)
         products = dot(q, tl.trans(k), None, PRECISION)
         s = scores(
             products, i, j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, False
         )
         p = tl.exp2((s - lse[:, None]) * LOG2E)
-        v = load_rows(value_base, j, value_stride, there, VALUE_DEPTH, VALUE_PAD, MASKED)
+        v = load_rows(value_base, j, value, there, SHAPE, VALUE_DEPTH, MASKED)
         dp = dot(go, tl.trans(v), None, PRECISION)
         if DROPOUT:
             keep = kept(i, first_key, batch * sizes[0] + head, dropout, ROWS, KEYS)
@@ -118,9 +127,8 @@ def _grad_query_span(
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout"])
 def grad_key_value_kernel(
     query, key, value, grad_out, rows, grad_key, grad_value, sizes, numbers, tensors, lists, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """grad_key [B, Hk, S, D], grad_value [B, Hk, S, Dv]; one program for KEYS keys of a key head, over the queries of
     all heads that read it."""
@@ -132,13 +140,13 @@ def grad_key_value_kernel(
     j = tile * KEYS + tl.arange(0, KEYS)
     here = j < keys
     seen = seen_keys(j, batch, sizes, MASK, numbers, tensors)
-    k = load_rows(key[0] + batch * key[1] + key_head * key[2], j, key[3], seen, DEPTH, DEPTH_PAD, True)
-    value_base = value[0] + batch * value[1] + key_head * value[2]
-    v = load_rows(value_base, j, value[3], seen, VALUE_DEPTH, VALUE_PAD, True)
+    k = load_rows(matrix_of(key, batch, key_head, SHAPE), j, key, seen, SHAPE, DEPTH, True)
+    value_base = matrix_of(value, batch, key_head, SHAPE)
+    v = load_rows(value_base, j, value, seen, SHAPE, VALUE_DEPTH, True)
 
     scale = tl.cast(scale, tl.float32)
-    dk = tl.zeros((KEYS, DEPTH_PAD), tl.float32)
-    dv = tl.zeros((KEYS, VALUE_PAD), tl.float32)
+    dk = tl.zeros((KEYS, SHAPE[2]), tl.float32)
+    dv = tl.zeros((KEYS, SHAPE[3]), tl.float32)
     plan = walk(
         tile, tile * KEYS, tl.minimum(tile * KEYS + KEYS, keys), queries, batch, lists, numbers, tensors,
         MASK, LISTED, ROWS, True,
@@ -147,23 +155,22 @@ def grad_key_value_kernel(
         dk, dv = _grad_key_value_span(
             dk, dv, k, v, query, grad_out, rows, j[:, None], batch, key_head, tile, plan,
             sizes, numbers, tensors, lists, bias, dropout, scale,
-            DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
+            SHAPE, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
         )  # fmt: skip
-    base = grad_key[0] + batch * grad_key[1] + key_head * grad_key[2]
-    store_rows(base, j, grad_key[3], here, dk * scale, DEPTH, DEPTH_PAD)
+    base = matrix_of(grad_key, batch, key_head, SHAPE)
+    store_rows(base, j, grad_key, here, dk * scale, SHAPE, DEPTH)
     if DROPOUT:
         dv = dv * dropout[2]
-    base = grad_value[0] + batch * grad_value[1] + key_head * grad_value[2]
-    store_rows(base, j, grad_value[3], here, dv, VALUE_DEPTH, VALUE_PAD)
+    base = matrix_of(grad_value, batch, key_head, SHAPE)
+    store_rows(base, j, grad_value, here, dv, SHAPE, VALUE_DEPTH)
 
 
 @triton.jit
 def _grad_key_value_span(
     dk, dv, k, v, query, grad_out, rows, j, batch, key_head, tile, plan,
     sizes, numbers, tensors, lists, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Products stand on their side, keys by queries, as the sums over queries want them."""
     group = sizes[0] // sizes[1]
@@ -177,8 +184,8 @@ def _grad_key_value_span(
         first_query = tile_of(m % count, plan, row, lists, moving, MASKED, LISTED) * ROWS
         i = first_query + tl.arange(0, ROWS)
         here = i < sizes[2]
-        q_base = query[0] + batch * query[1] + head * query[2]
-        q = load_rows(q_base, i, query[3], here, DEPTH, DEPTH_PAD, MASKED)
+        q_base = matrix_of(query, batch, head, SHAPE)
+        q = load_rows(q_base, i, query, here, SHAPE, DEPTH, MASKED)
         place = (batch * sizes[0] + head) * sizes[2] + i
         lse = load_lse(rows, place, here)
         products = dot(k, tl.trans(q), None, PRECISION)
@@ -186,8 +193,8 @@ def _grad_key_value_span(
             products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, True
         )
         p = tl.exp2((s - lse[None, :]) * LOG2E)
-        go_base = grad_out[0] + batch * grad_out[1] + head * grad_out[2]
-        go = load_rows(go_base, i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, MASKED)
+        go_base = matrix_of(grad_out, batch, head, SHAPE)
+        go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, MASKED)
         dp = dot(v, tl.trans(go), None, PRECISION)
         dropped = p
         if DROPOUT:

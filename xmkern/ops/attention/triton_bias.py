@@ -11,7 +11,16 @@ import triton.language as tl
 
 from xmkern.ops.attention.triton_backward import load_lse
 from xmkern.ops.attention.triton_masks import reach, seen_keys
-from xmkern.ops.attention.triton_scores import LOG2E, dot, kept, load_rows, scores
+from xmkern.ops.attention.triton_scores import (
+    DEPTH,
+    LOG2E,
+    VALUE_DEPTH,
+    dot,
+    kept,
+    load_rows,
+    matrix_of,
+    scores,
+)
 
 # What becomes of a tile of the gradient of the scores.
 KEEP_TILE = tl.constexpr(0)  # one tile, summed over members
@@ -25,8 +34,7 @@ SUM_BUCKETS = tl.constexpr(4)  # a row of tiles, summed to a number per bucket
 def _tile_gradient(
     tile_i, tile_j, member, bias_batch, bias_head, of, query, key, value, grad_out, rows,
     sizes, numbers, tensors, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the scores [ROWS, KEYS] of a tile of a member, 0 where there is nothing."""
@@ -35,8 +43,8 @@ def _tile_gradient(
     key_head = head // (heads // sizes[1])
     i, j = tile_i * ROWS + tl.arange(0, ROWS), tile_j * KEYS + tl.arange(0, KEYS)
     here, there = i < sizes[2], seen_keys(j, batch, sizes, MASK, numbers, tensors)
-    q = load_rows(query[0] + batch * query[1] + head * query[2], i, query[3], here, DEPTH, DEPTH_PAD, True)
-    k = load_rows(key[0] + batch * key[1] + key_head * key[2], j, key[3], there, DEPTH, DEPTH_PAD, True)
+    q = load_rows(matrix_of(query, batch, head, SHAPE), i, query, here, SHAPE, DEPTH, True)
+    k = load_rows(matrix_of(key, batch, key_head, SHAPE), j, key, there, SHAPE, DEPTH, True)
     products = dot(q, tl.trans(k), None, PRECISION)
     s = scores(
         products,
@@ -57,10 +65,10 @@ def _tile_gradient(
     )
     place = (batch * heads + head) * sizes[2] + i
     p = tl.exp2((s - load_lse(rows, place, here)[:, None]) * LOG2E)
-    go_base = grad_out[0] + batch * grad_out[1] + head * grad_out[2]
-    go = load_rows(go_base, i, grad_out[3], here, VALUE_DEPTH, VALUE_PAD, True)
-    value_base = value[0] + batch * value[1] + key_head * value[2]
-    v = load_rows(value_base, j, value[3], there, VALUE_DEPTH, VALUE_PAD, True)
+    go_base = matrix_of(grad_out, batch, head, SHAPE)
+    go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, True)
+    value_base = matrix_of(value, batch, key_head, SHAPE)
+    v = load_rows(value_base, j, value, there, SHAPE, VALUE_DEPTH, True)
     dp = dot(go, tl.trans(v), None, PRECISION)
     if DROPOUT:
         keep = kept(i[:, None], tile_j * KEYS, batch * heads + head, dropout, ROWS, KEYS)
@@ -83,8 +91,7 @@ def _met(tile_i, tile_j, sizes, numbers, tensors, MASK: tl.constexpr, ROWS: tl.c
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout", "of"])
 def grad_bias_kernel(
     query, key, value, grad_out, rows, found, of, sizes, numbers, tensors, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, FORM: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
     """found: float32 [shares, Bb, Hb, and what FORM makes of a matrix]: [L, S]; [S]; [L]; [diagonals of tiles, ROWS,
@@ -125,7 +132,7 @@ def grad_bias_kernel(
             tile += _tile_gradient(
                 tile_i, tile_j, first_member + n, bias_batch, bias_head, of, query, key, value, grad_out, rows,
                 sizes, numbers, tensors, bias, dropout, scale,
-                DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
+                SHAPE, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
         target = found + (matrix * queries + i[:, None]) * keys + j[None, :]
         tl.store(target, tile, mask=(i < queries)[:, None] & (j < keys)[None, :])
@@ -136,7 +143,7 @@ def grad_bias_kernel(
             tile = _tile_gradient(
                 n % row_tiles, place, first_member + n // row_tiles, bias_batch, bias_head, of,
                 query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, scale,
-                DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
+                SHAPE, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
             total += tl.sum(tile, 0)
         tl.store(found + matrix * keys + j, total, mask=j < keys)
@@ -147,7 +154,7 @@ def grad_bias_kernel(
             tile = _tile_gradient(
                 place, n % column_tiles, first_member + n // column_tiles, bias_batch, bias_head, of,
                 query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, scale,
-                DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
+                SHAPE, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
             total += tl.sum(tile, 1)
         tl.store(found + matrix * queries + i, total, mask=i < queries)
@@ -164,7 +171,7 @@ def grad_bias_kernel(
             tile += _tile_gradient(
                 tile_i, tile_i + apart, first_member + n // length, bias_batch, bias_head, of,
                 query, key, value, grad_out, rows, sizes, numbers, tensors, bias, dropout, scale,
-                DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
+                SHAPE, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
             )  # fmt: skip
         target = found + ((matrix * places + place) * ROWS + tl.arange(0, ROWS)[:, None]) * KEYS
         tl.store(target + tl.arange(0, KEYS)[None, :], tile)
@@ -179,7 +186,7 @@ def grad_bias_kernel(
                 tile += _tile_gradient(
                     tile_i, tile_j, first_member + n, bias_batch, bias_head, of, query, key, value, grad_out, rows,
                     sizes, numbers, tensors, bias, dropout, scale,
-                    DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
+                    SHAPE, MASK, BIAS, DROPOUT, PRECISION, ROWS, KEYS,
                 )  # fmt: skip
             j = tile_j * KEYS + tl.arange(0, KEYS)
             inside = (i < queries)[:, None] & (j < keys)[None, :]
@@ -194,7 +201,7 @@ def grad_bias_kernel(
         tl.store(found + (matrix * row_tiles + tile_i) * bins + bin_, total, mask=bin_ < bins)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sizes", "row_tiles", "places"])
 def fold_diagonals_kernel(found, grad, sizes, row_tiles, places, T: tl.constexpr, CHUNK: tl.constexpr):
     """found float32 [matrices, places, T, T], what KEEP_DIAGONAL made -> grad float32 [matrices, L + S - 1].
 

@@ -1,20 +1,22 @@
-"""The forward kernels of attention in Triton: softmax online over tiles of keys, in base 2 (README.md has the formulas).
+"""The forward kernels of attention in Triton: softmax online over tiles of keys, in base 2 (formulas: README.md).
 
 An operand is a tuple (data, strides of batch, head and row); ``sizes`` is (heads, key heads, queries, keys, batches).
 """
-
 
 import triton
 import triton.language as tl
 
 from xmkern.ops.attention.triton_masks import seen_keys
 from xmkern.ops.attention.triton_scores import (
+    DEPTH,
     LN2,
     LOG2E,
     NO_BIAS,
+    VALUE_DEPTH,
     dot,
     kept,
     load_rows,
+    matrix_of,
     scores,
     store_rows,
     tile_of,
@@ -25,8 +27,7 @@ from xmkern.ops.attention.triton_scores import (
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout", "splits"])
 def forward_kernel(
     query, key, value, out, lse, splits, sizes, numbers, tensors, lists, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
     POSITIVE: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -62,25 +63,25 @@ def forward_kernel(
         begin = tile * ROWS
         end = tl.minimum(begin + ROWS, queries)
 
-    base = query[0] + batch * query[1] + head * query[2]
+    base = matrix_of(query, batch, head, SHAPE)
     if PACKED:
         base = base[:, None]
-    q = load_rows(base, i, query[3], here, DEPTH, DEPTH_PAD, True)
-    key_base = key[0] + batch * key[1] + key_head * key[2]
-    value_base = value[0] + batch * value[1] + key_head * value[2]
+    q = load_rows(base, i, query, here, SHAPE, DEPTH, True)
+    key_base = matrix_of(key, batch, key_head, SHAPE)
+    value_base = matrix_of(value, batch, key_head, SHAPE)
 
     scale = tl.cast(scale, tl.float32) * LOG2E
     top = tl.full((ROWS,), float("-inf"), tl.float32)  # the greatest score so far
     total = tl.zeros((ROWS,), tl.float32)
-    acc = tl.zeros((ROWS, VALUE_PAD), tl.float32)
+    acc = tl.zeros((ROWS, SHAPE[3]), tl.float32)
     plan = walk(tile, begin, end, keys, batch, lists, numbers, tensors, MASK, LISTED, KEYS, False)
     if SPLIT:
         plan = _share(plan, split.to(tl.int32), splits)
     for pass_ in tl.static_range(2):
         acc, total, top = _span(
-            acc, total, top, q, key_base, value_base, key[3], value[3], i[:, None], batch, side_head, tile, plan,
+            acc, total, top, q, key_base, value_base, key, value, i[:, None], batch, side_head, tile, plan,
             sizes, numbers, tensors, lists, bias, dropout, scale,
-            DEPTH, VALUE_DEPTH, DEPTH_PAD, VALUE_PAD, MASK, LISTED, BIAS, DROPOUT, POSITIVE, PRECISION, ROWS, KEYS,
+            SHAPE, MASK, LISTED, BIAS, DROPOUT, POSITIVE, PRECISION, ROWS, KEYS,
             pass_ == 1,
         )  # fmt: skip
 
@@ -92,12 +93,12 @@ def forward_kernel(
     place = batch * heads + head  # of the matrix among all
     if SPLIT:
         place += split * sizes[4] * heads
-        base = out[0] + place * queries * VALUE_DEPTH
+        base = out[0] + place * queries * SHAPE[1]
     else:
-        base = out[0] + batch * out[1] + head * out[2]
+        base = matrix_of(out, batch, head, SHAPE)
     if PACKED:
         base = base[:, None]
-    store_rows(base, i, out[3], here, acc, VALUE_DEPTH, VALUE_PAD)
+    store_rows(base, i, out, here, acc, SHAPE, VALUE_DEPTH)
     tl.store(lse + place * queries + i, (top + tl.log2(total)) * LN2, mask=here)
 
 
@@ -118,10 +119,9 @@ def _part(count, split, splits):
 
 @triton.jit
 def _span(
-    acc, total, top, q, key_base, value_base, key_stride, value_stride, i, batch, head, tile, plan,
+    acc, total, top, q, key_base, value_base, key, value, i, batch, head, tile, plan,
     sizes, numbers, tensors, lists, bias, dropout, scale,
-    DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr, DEPTH_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
-    MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
     POSITIVE: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """One of the two loops over tiles of keys: those that a mask cuts, or those that it does not."""
@@ -139,7 +139,7 @@ def _span(
         first_key = tile_of(n, plan, row, lists, moving, MASKED, LISTED) * KEYS
         j = first_key + tl.arange(0, KEYS)
         there = seen_keys(j, batch, sizes, MASK, numbers, tensors) if MASKED else j < sizes[3]
-        k = load_rows(key_base, j, key_stride, there, DEPTH, DEPTH_PAD, MASKED)
+        k = load_rows(key_base, j, key, there, SHAPE, DEPTH, MASKED)
         products = dot(q, tl.trans(k), None, PRECISION)
         s = scores(
             products, i, j[None, :], batch, head, sizes, 1.0 if FACTORED else scale, bias, numbers, tensors,
@@ -159,21 +159,22 @@ def _span(
         acc = acc * shrink[:, None]
         if DROPOUT:
             p = tl.where(kept(i, first_key, batch * sizes[0] + head, dropout, ROWS, KEYS), p, 0.0)
-        v = load_rows(value_base, j, value_stride, there, VALUE_DEPTH, VALUE_PAD, MASKED)
+        v = load_rows(value_base, j, value, there, SHAPE, VALUE_DEPTH, MASKED)
         acc = dot(p.to(v.dtype), v, acc, PRECISION)
         top = new_top
     return acc, total, top
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sizes", "splits"])
 def merge_kernel(
-    parts, part_lse, out, lse, sizes, splits, VALUE_DEPTH: tl.constexpr, VALUE_PAD: tl.constexpr, SPLITS: tl.constexpr
-):
+    parts, part_lse, out, lse, sizes, splits,
+    SHAPE: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
     """parts float32 [splits, B, H, L, Dv], part_lse float32 [splits, B, H, L] -> out, lse; one program a row."""
     heads, queries = sizes[0], sizes[2]
     row = tl.program_id(0).to(tl.int64)
     rows = tl.num_programs(0).to(tl.int64)
-    split, column = tl.arange(0, SPLITS), tl.arange(0, VALUE_PAD)
+    split, column = tl.arange(0, SPLITS), tl.arange(0, SHAPE[3])
     here = split < splits
     place = split.to(tl.int64) * rows + row
     each = tl.load(part_lse + place, mask=here, other=float("-inf"))
@@ -181,11 +182,11 @@ def merge_kernel(
     weight = tl.exp2((each - tl.where(top == float("-inf"), 0.0, top)) * LOG2E)
     total = tl.sum(weight, 0)
     part = tl.load(
-        parts + place[:, None] * VALUE_DEPTH + column[None, :],
-        mask=here[:, None] & (column < VALUE_DEPTH)[None, :], other=0.0,
+        parts + place[:, None] * SHAPE[1] + column[None, :],
+        mask=here[:, None] & (column < SHAPE[1])[None, :], other=0.0,
     )  # fmt: skip
     result = tl.sum(part * weight[:, None], 0) / tl.where(total == 0, 1.0, total)
     batch, head, i = row // queries // heads, row // queries % heads, row % queries
-    place = out[0] + batch * out[1] + head * out[2] + i * out[3] + column
-    tl.store(place, result.to(out[0].dtype.element_ty), mask=column < VALUE_DEPTH)
+    place = matrix_of(out, batch, head, SHAPE) + i * out[3] * SHAPE[4] + column
+    tl.store(place, result.to(out[0].dtype.element_ty), mask=column < SHAPE[1])
     tl.store(lse + row, top + tl.log2(total) * LN2)

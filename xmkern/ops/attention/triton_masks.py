@@ -1,8 +1,8 @@
 """Mask programs in Triton: element by element, as reaches of a tile, and as lists of the tiles worth visiting.
 
 The program is known when a kernel is compiled, ``MASK``: three numbers an instruction, its code and where its numbers
-and its tensors begin among the run-time arguments ``numbers`` and ``tensors`` (triton_arguments.py lowers it). A program
-in postfix needs a stack; here it is a tuple that exists only while the kernel is compiled.
+and its tensors begin among the run-time arguments ``numbers`` and ``tensors`` (triton_arguments.py lowers it). A
+program in postfix needs a stack; here it is a tuple that exists only while the kernel is compiled.
 """
 
 # ruff: noqa: RET505, RUF005 -- Triton wants what is known when it compiles in both branches, and sums of tuples.
@@ -21,19 +21,20 @@ _FAR = tl.constexpr(1 << 29)  # no position, and no distance between two, is as 
 
 
 @triton.jit
-def visible(i, j, inside, batch, head, MASK: tl.constexpr, numbers, tensors):
-    """Whether query i sees key j; i and j int32, one of them a row and one a column; ``inside``: both exist."""
+def visible(i, j, here, there, batch, head, MASK: tl.constexpr, numbers, tensors):
+    """Whether query i sees key j; i and j int32, one of them a row and one a column; ``here``: the query exists;
+    ``there``: the key does."""
     stack = ()
     for n in tl.static_range(len(MASK) // 3):
         stack = _visible_by(
-            i, j, inside, batch, head, stack, MASK[3 * n], MASK[3 * n + 1], MASK[3 * n + 2], numbers, tensors
+            i, j, here, there, batch, head, stack, MASK[3 * n], MASK[3 * n + 1], MASK[3 * n + 2], numbers, tensors
         )
-    return stack[-1]
+    return stack[-1]  # type: ignore[misc]
 
 
 @triton.jit
 def _visible_by(
-    i, j, inside, batch, head, stack, CODE: tl.constexpr, N: tl.constexpr, T: tl.constexpr, numbers, tensors
+    i, j, here, there, batch, head, stack, CODE: tl.constexpr, N: tl.constexpr, T: tl.constexpr, numbers, tensors
 ):
     if CODE == AND:
         return stack[:-2] + (stack[-2] & stack[-1],)
@@ -55,13 +56,13 @@ def _visible_by(
         return stack + (near | (j < text),)
     elif CODE == SEGMENTS:
         own, other = tensors[T] + batch * numbers[N], tensors[T + 1] + batch * numbers[N + 2]
-        query_id = tl.load(own + i.to(tl.int64) * numbers[N + 1], mask=inside, other=0)
-        key_id = tl.load(other + j.to(tl.int64) * numbers[N + 3], mask=inside, other=0)
+        query_id = tl.load(own + i.to(tl.int64) * numbers[N + 1], mask=here, other=0)
+        key_id = tl.load(other + j.to(tl.int64) * numbers[N + 3], mask=there, other=0)
         return stack + (query_id == key_id,)
     else:
         place = batch * numbers[N] + head * numbers[N + 1] + i.to(tl.int64) * numbers[N + 2]
         flags = tensors[T] + place + j.to(tl.int64) * numbers[N + 3]
-        return stack + (tl.load(flags, mask=inside, other=0) != 0,)
+        return stack + (tl.load(flags, mask=here & there, other=0) != 0,)
 
 
 @triton.jit
@@ -76,7 +77,7 @@ def seen_keys(j, batch, sizes, MASK: tl.constexpr, numbers, tensors):
             stack = _seen_by_some(
                 j, seen, batch, sizes, stack, MASK[3 * n], MASK[3 * n + 1], MASK[3 * n + 2], numbers, tensors
             )
-        seen &= stack[-1]
+        seen &= stack[-1]  # type: ignore[misc]
     return seen
 
 
@@ -111,9 +112,9 @@ def _length(batch, N: tl.constexpr, T: tl.constexpr, numbers, tensors):
 
 @triton.jit
 def reach(begin, end, size, batch, MASK: tl.constexpr, numbers, tensors, OF_KEYS: tl.constexpr):
-    """What the queries begin to end see at most, and what all of them see: keys [first, last) and [all_first, all_last),
-    of ``size`` keys. With OF_KEYS, the queries that see the keys begin to end. Conservative: the first interval may be
-    too long and the second too short.
+    """What the queries begin to end see at most, and what all of them see: keys [first, last) and [all_first,
+    all_last), of ``size`` keys. With OF_KEYS, the queries that see the keys begin to end. Conservative: the first
+    interval may be too long and the second too short.
     """
     first, last, all_first, all_last = begin * 0, size, begin * 0, size
     if len(MASK) > 0:
@@ -122,8 +123,8 @@ def reach(begin, end, size, batch, MASK: tl.constexpr, numbers, tensors, OF_KEYS
             stack = _reach_by(
                 begin, end, batch, stack, MASK[3 * n], MASK[3 * n + 1], MASK[3 * n + 2], numbers, tensors, OF_KEYS
             )
-        first, last = tl.maximum(stack[0], 0), tl.minimum(stack[1], size)
-        all_first, all_last = tl.maximum(stack[2], first), tl.minimum(stack[3], last)
+        first, last = tl.maximum(stack[0], 0), tl.minimum(stack[1], size)  # type: ignore[misc]
+        all_first, all_last = tl.maximum(stack[2], first), tl.minimum(stack[3], last)  # type: ignore[misc]
     return first, last, all_first, all_last
 
 
@@ -180,7 +181,7 @@ def _reach_by(
         return stack + (none, everything, none, none)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sizes", "numbers"])
 def tile_list_kernel(
     lists, counts, sizes, numbers, tensors,
     MASK: tl.constexpr, QUERY_TILE: tl.constexpr, KEY_TILE: tl.constexpr, OF_KEYS: tl.constexpr, CHUNK: tl.constexpr,
@@ -213,7 +214,7 @@ def tile_list_kernel(
                 i0, i1, j0, j1, batch, stack, MASK[3 * n], MASK[3 * n + 1], MASK[3 * n + 2], numbers, tensors,
                 QUERY_TILE, KEY_TILE, OF_KEYS,
             )  # fmt: skip
-        some, all_of_it = stack[-2] & (other < moving), stack[-1] & (other < moving)
+        some, all_of_it = stack[-2] & (other < moving), stack[-1] & (other < moving)  # type: ignore[misc]
         if OF_KEYS:  # a tile that the last row cuts has to be read with care
             all_of_it &= i0 + QUERY_TILE <= queries
         else:

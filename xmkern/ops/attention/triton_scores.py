@@ -9,6 +9,11 @@ from xmkern.ops.attention.triton_masks import reach, visible
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
+# SHAPE is (head size of queries and keys, head size of values, both padded to powers of two, unit of strides); an
+# operand has the one or the other head size.
+DEPTH = tl.constexpr(0)
+VALUE_DEPTH = tl.constexpr(1)
+
 # Forms of a bias, by what it varies with.
 NO_BIAS = tl.constexpr(0)
 OVER_KEYS = tl.constexpr(1)
@@ -18,13 +23,25 @@ BUCKETED = tl.constexpr(4)
 
 
 @triton.jit
-def load_rows(base, rows, stride, here, SIZE: tl.constexpr, PAD: tl.constexpr, BOUNDED: tl.constexpr):
-    """-> [rows, PAD]: rows of SIZE numbers, zeros past them and (BOUNDED) in rows that are not ``here``.
+def matrix_of(x, batch, head, SHAPE: tl.constexpr):
+    """Where the matrix of a batch and a head begins, in an operand (data, strides of batch, head and row).
 
-    base: a pointer, or a column of them. rows int32 [rows], here bool [rows].
+    Strides are counted in units (unit_of in triton_arguments.py), and the compiler sees that they divide by one: so
+    rows of 40 numbers are read in vectors as well.
     """
+    return x[0] + (batch * x[1] + head * x[2]) * SHAPE[4]
+
+
+@triton.jit
+def load_rows(base, rows, x, here, SHAPE: tl.constexpr, WHICH: tl.constexpr, BOUNDED: tl.constexpr):
+    """-> [rows, pad]: rows of a matrix, zeros past their end and (BOUNDED) in rows that are not ``here``.
+
+    base: where the matrix of the operand x begins, or a column of such. rows int32 [rows], here bool [rows].
+    """
+    SIZE: tl.constexpr = SHAPE[WHICH]
+    PAD: tl.constexpr = SHAPE[2 + WHICH]
     column = tl.arange(0, PAD)[None, :]
-    place = base + rows[:, None].to(tl.int64) * stride + column
+    place = base + rows[:, None].to(tl.int64) * x[3] * SHAPE[4] + column
     if BOUNDED:
         if SIZE == PAD:
             return tl.load(place, mask=here[:, None], other=0.0)
@@ -38,10 +55,10 @@ def load_rows(base, rows, stride, here, SIZE: tl.constexpr, PAD: tl.constexpr, B
 
 
 @triton.jit
-def store_rows(base, rows, stride, here, x, SIZE: tl.constexpr, PAD: tl.constexpr):
-    column = tl.arange(0, PAD)[None, :]
-    place = base + rows[:, None].to(tl.int64) * stride + column
-    tl.store(place, x.to(place.dtype.element_ty), mask=here[:, None] & (column < SIZE))
+def store_rows(base, rows, x, here, result, SHAPE: tl.constexpr, WHICH: tl.constexpr):
+    column = tl.arange(0, SHAPE[2 + WHICH])[None, :]
+    place = base + rows[:, None].to(tl.int64) * x[3] * SHAPE[4] + column
+    tl.store(place, result.to(place.dtype.element_ty), mask=here[:, None] & (column < SHAPE[WHICH]))
 
 
 @triton.jit
@@ -54,22 +71,30 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def bias_at(i, j, inside, batch, head, bias, BIAS: tl.constexpr):
-    """The bias for queries i and keys j, one of them a row and one a column.
+def bias_at(i, j, here, there, batch, head, bias, BIAS: tl.constexpr):
+    """The bias for queries i and keys j, one of them a row and one a column; there may be keys past the last unless
+    ``there`` is None, and queries past the last.
 
     bias: (data, strides of batch, head, query and key, and of BUCKETED the buckets and the stride of their rows).
     """
     base = bias[0] + batch * bias[1] + head * bias[2]
     if BIAS == OVER_KEYS:
-        place = base + j.to(tl.int64) * bias[4]
+        if there is None:
+            return tl.load(base + j.to(tl.int64) * bias[4])
+        else:
+            return tl.load(base + j.to(tl.int64) * bias[4], mask=there, other=0.0)
     elif BIAS == OVER_QUERIES:
-        place = base + i.to(tl.int64) * bias[3]
-    elif BIAS == OVER_BOTH:
-        place = base + i.to(tl.int64) * bias[3] + j.to(tl.int64) * bias[4]
+        return tl.load(base + i.to(tl.int64) * bias[3], mask=here, other=0.0)
     else:
-        bucket = tl.load(bias[5] + i.to(tl.int64) * bias[6] + j, mask=inside, other=0)
-        place = base + bucket.to(tl.int64) * bias[4]
-    return tl.load(place, mask=inside, other=0.0)
+        inside = here
+        if there is not None:
+            inside = here & there
+        if BIAS == OVER_BOTH:
+            place = base + i.to(tl.int64) * bias[3] + j.to(tl.int64) * bias[4]
+        else:
+            bucket = tl.load(bias[5] + i.to(tl.int64) * bias[6] + j, mask=inside, other=0)
+            place = base + bucket.to(tl.int64) * bias[4]
+        return tl.load(place, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -82,19 +107,17 @@ def scores(
     BASE2: so is the scale, and so are the scores. MASKED: the mask, or the last key, cuts this tile. KEYS_END: keys
     past the last are met even where it does not.
     """
-    inside = i < sizes[2]
-    if MASKED or KEYS_END:
-        inside &= j < sizes[3]
+    here, there = i < sizes[2], j < sizes[3]
     result = products * scale
     if BIAS != NO_BIAS:
+        added = bias_at(i, j, here, there if MASKED or KEYS_END else None, batch, head, bias, BIAS)
         if BASE2:
-            result += bias_at(i, j, inside, batch, head, bias, BIAS) * LOG2E
-        else:
-            result += bias_at(i, j, inside, batch, head, bias, BIAS)
+            added *= LOG2E
+        result += added
     if MASKED:
-        seen = j < sizes[3]
+        seen = there
         if len(MASK) > 0:
-            seen &= visible(i, j, inside, batch, head, MASK, numbers, tensors)
+            seen &= visible(i, j, here, there, batch, head, MASK, numbers, tensors)
         result = tl.where(seen, result, float("-inf"))
     return result
 
@@ -133,8 +156,8 @@ def walk(
     """Which tiles of STEP keys the queries begin to end visit (OF_KEYS: tiles of queries, for keys): in a first loop
     those that no mask thins out, in a second the others.
 
-    -> (whole, masked, first, skip_at, skip), for ``tile_of``: how many tiles each loop has; and, unless they are LISTED,
-    the first of the tiles; the second loop leaves out ``skip`` tiles after ``skip_at`` of its own.
+    -> (whole, masked, first, skip_at, skip), for ``tile_of``: how many tiles each loop has; and, unless they are
+    LISTED, the first of the tiles; the second loop leaves out ``skip`` tiles after ``skip_at`` of its own.
     """
     if LISTED:
         # lists: (lists, counts, stride of a batch in tiles)
