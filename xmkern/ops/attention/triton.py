@@ -32,6 +32,8 @@ def refuses(*args: Any) -> str | None:
     depth = max(query.shape[3], value.shape[3])
     if depth > MAX_DEPTH:
         return f"the kernels take heads of up to {MAX_DEPTH} numbers, not {depth}"
+    if query.dtype == torch.float32 and depth > 128 and arguments.chip_of(query.device).shared < 160 << 10:
+        return f"the GPU has too little shared memory for float32 heads of {depth} numbers"
     if max(query.shape[2], key.shape[2]) >= FAR:
         return f"there are {FAR} or more queries or keys"
     return None
@@ -119,7 +121,7 @@ def attention(
     group = call.heads // call.key_heads
     packed = group > 1 and call.queries * group <= _MAX_PACKED
     rows = call.queries * group if packed else call.queries
-    crowded = call.bias_form > 2 or bool(call.dropout)
+    crowded = call.bias_form > 2 or bool(call.dropout) or call.mask.needs_lists
     tiles = arguments.forward_tiles(call.chip, max(call.pads), query.element_size(), crowded).fit(rows, call.keys)
     programs = call.batches * (call.key_heads if packed else call.heads * cdiv(rows, tiles.rows))
     splits = _splits(programs, cdiv(call.keys, tiles.keys), call.chip.processors) if rows <= tiles.rows else 1

@@ -31,7 +31,7 @@ def chip_of(device: torch.device) -> Chip:
 
 @dataclass(frozen=True)
 class Tiles:
-    """rows of queries, keys; a tile of keys is a multiple of 64, which dropout needs."""
+    """rows of queries, keys; dropout wants 32 keys or a multiple of 64."""
 
     rows: int
     keys: int
@@ -45,42 +45,73 @@ class Tiles:
         return Tiles(rows, min(self.keys, max(64, power_of_two(keys))), warps, self.stages)
 
 
+# Tiles by the padded head size: of chips with 160 KB of shared memory a block and more, and of those with 99. What was
+# weighed: registers do not spill, shared memory suffices, matrix units are fed with as large tiles as that leaves. In
+# float32 three products in tf32 take the registers of three. "crowded": a bias or dropout wants registers too.
+_FORWARD = {
+    # (bytes of an element, large chip): {head size: (plain, crowded)}
+    (2, True): {
+        64: (Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 3)),
+        128: (Tiles(128, 128, 8, 2), Tiles(128, 64, 8, 2)),
+        256: (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
+    },
+    (2, False): {
+        64: (Tiles(128, 64, 4, 2), Tiles(64, 64, 4, 2)),
+        128: (Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2)),
+        256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
+    },
+    (4, True): {
+        64: (Tiles(128, 64, 8, 2), Tiles(64, 64, 8, 2)),
+        128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
+        256: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
+    },
+    (4, False): {
+        64: (Tiles(64, 64, 4, 1), Tiles(32, 32, 4, 2)),
+        128: (Tiles(32, 32, 4, 2), Tiles(16, 32, 4, 2)),
+        256: (Tiles(16, 32, 4, 1), Tiles(16, 32, 4, 1)),
+    },
+}
+_BACKWARD = {
+    # (bytes of an element, large chip): {head size: (gradient of queries, of keys and values)}
+    (2, True): {
+        64: (Tiles(128, 64, 8, 2), Tiles(64, 128, 8, 2)),
+        128: (Tiles(128, 64, 8, 2), Tiles(32, 128, 8, 2)),
+        256: (Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 2)),
+    },
+    (2, False): {
+        64: (Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2)),
+        128: (Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
+        256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 8, 2)),
+    },
+    (4, True): {
+        64: (Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 2)),
+        128: (Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2)),
+        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
+    },
+    (4, False): {
+        64: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
+        128: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
+        256: (Tiles(16, 32, 4, 1), Tiles(16, 32, 4, 1)),
+    },
+}
+
+
 def forward_tiles(chip: Chip, depth: int, size: int, crowded: bool) -> Tiles:
     """depth: the padded head size; size: bytes of an element; crowded: a bias or dropout wants registers too."""
     large = chip.shared >= 160 << 10
-    hopper = large and chip.capability >= 90
-    if size == 4:
-        if depth <= 64:
-            return Tiles(64, 64, 4, 2 if large else 1)
-        return Tiles(64, 64, 8, 1) if depth <= 128 and large else Tiles(32, 64, 8, 1)
-    if depth <= 64:
-        return Tiles(128, 64 if crowded else 128, 8 if hopper else 4, 3) if large else Tiles(128, 64, 4, 2)
-    if depth <= 128:
-        return Tiles(128, 64 if crowded or not hopper else 128, 8, 2) if large else Tiles(64, 64, 4, 2)
-    return Tiles(128, 64, 8, 2 if hopper else 1) if large else Tiles(32, 64, 4, 1)
+    if large and chip.capability < 90 and size == 2 and depth == 256:
+        crowded = True  # 163 KB do not hold what 227 do
+    return _FORWARD[size, large][max(64, depth)][crowded]
 
 
 def backward_tiles(chip: Chip, depth: int, size: int, of_keys: bool) -> Tiles:
-    large = chip.shared >= 160 << 10
-    hopper = large and chip.capability >= 90
-    if size == 4:
-        if depth <= 64:
-            return Tiles(64, 64, 4 if depth <= 32 else 8, 1)
-        return Tiles(32, 64, 8, 1)
-    if depth <= 64:
-        if of_keys:
-            return Tiles(64, 128, 8, 2) if large else Tiles(64, 64, 4, 2)
-        return Tiles(128, 64, 8, 2) if large else Tiles(64, 64, 4, 2)
-    if depth <= 128:
-        if of_keys:
-            return Tiles(64, 128, 8, 2 if hopper else 1) if large else Tiles(32, 64, 4, 1)
-        return Tiles(128, 64, 8, 2) if large else Tiles(64, 64, 4, 1)
-    return Tiles(64, 64, 8, 1) if large else Tiles(32, 64, 8, 1)
+    return _BACKWARD[size, chip.shared >= 160 << 10][max(64, depth)][of_keys]
 
 
 def bias_tiles(chip: Chip, depth: int, size: int) -> Tiles:
     """Square: a diagonal of tiles is summed."""
-    return Tiles(64, 64, 4 if depth * size <= 256 else 8, 1)
+    side = 64 if depth * size <= 256 else 32
+    return Tiles(side, side, 8 if side == 64 else 4, 1)
 
 
 @dataclass(frozen=True)

@@ -126,12 +126,13 @@ def scores(
 def kept(i, first_key, matrix, dropout, ROWS: tl.constexpr, KEYS: tl.constexpr):
     """Which elements dropout keeps: bool [ROWS, KEYS].
 
-    i int32 [ROWS, 1]; first_key a multiple of 64, like KEYS; matrix int64: batch * heads + head, or a column of them;
-    dropout: (seed, threshold, scale of what is kept). Of 64 neighbouring keys, counter c gives the words of the keys
-    c, c + 16, c + 32, c + 48.
+    i int32 [ROWS, 1]; first_key a multiple of KEYS, which is 32 or a multiple of 64; matrix int64: batch * heads + head,
+    or a column of them; dropout: (seed, threshold, scale of what is kept). Of 64 neighbouring keys, counter c gives the
+    words of the keys c, c + 16, c + 32, c + 48.
     """
-    counter = (first_key // 4 + tl.arange(0, KEYS // 4))[None, :]
-    zero = tl.zeros((ROWS, KEYS // 4), tl.int32)
+    COUNTERS: tl.constexpr = KEYS // 4 if KEYS >= 64 else 16
+    counter = (first_key // 64 * 16 + tl.arange(0, COUNTERS))[None, :]
+    zero = tl.zeros((ROWS, COUNTERS), tl.int32)
     low, high = (matrix & 0xFFFFFFFF).to(tl.uint32), (matrix >> 32).to(tl.uint32)
     a, b, c, d = tl.philox(
         tl.load(dropout[0]),
@@ -139,12 +140,17 @@ def kept(i, first_key, matrix, dropout, ROWS: tl.constexpr, KEYS: tl.constexpr):
         zero.to(tl.uint32) + low, zero.to(tl.uint32) + high,
     )  # fmt: skip
     threshold = dropout[1].to(tl.uint32)
-    # [.., 16, p, q] is word 2 p + q
-    words = tl.join(
-        tl.join((a >= threshold).to(tl.int8), (c >= threshold).to(tl.int8)),
-        tl.join((b >= threshold).to(tl.int8), (d >= threshold).to(tl.int8)),
-    )
-    words = tl.permute(tl.reshape(words, (ROWS, KEYS // 64, 16, 4)), (0, 1, 3, 2))
+    if KEYS >= 64:
+        # [.., 16, p, q] is word 2 p + q
+        words = tl.join(
+            tl.join((a >= threshold).to(tl.int8), (c >= threshold).to(tl.int8)),
+            tl.join((b >= threshold).to(tl.int8), (d >= threshold).to(tl.int8)),
+        )
+        words = tl.permute(tl.reshape(words, (ROWS, KEYS // 64, 16, 4)), (0, 1, 3, 2))
+    else:
+        left = zero + first_key // 32 % 2 == 0
+        words = tl.join((tl.where(left, a, c) >= threshold).to(tl.int8), (tl.where(left, b, d) >= threshold).to(tl.int8))
+        words = tl.permute(words, (0, 2, 1))
     return tl.reshape(words, (ROWS, KEYS)) != 0
 
 
