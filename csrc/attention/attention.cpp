@@ -4,19 +4,24 @@
 
 #include "attention/kernels.h"
 #include "core/capability.h"
+#include "core/large_array.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
 
+#define XMKERN_ATTENTION_KERNELS                           \
+  extern const attention::ForwardKernel attention_forward; \
+  extern const attention::BackwardKernel attention_backward;
+
 namespace xmkern {
 namespace baseline {
-extern const attention::Kernels attention_kernels;
+XMKERN_ATTENTION_KERNELS
 }
 #if XMKERN_X86
 namespace avx2 {
-extern const attention::Kernels attention_kernels;
+XMKERN_ATTENTION_KERNELS
 }
 namespace avx512 {
-extern const attention::Kernels attention_kernels;
+XMKERN_ATTENTION_KERNELS
 }
 #endif
 
@@ -24,31 +29,95 @@ namespace attention {
 namespace {
 
 #if XMKERN_X86
-const KernelTable<Kernels> table = {
-    {&baseline::attention_kernels, &avx2::attention_kernels, &avx512::attention_kernels, nullptr, nullptr}};
+const KernelTable<ForwardKernel> forward_kernels = {
+    {&baseline::attention_forward, &avx2::attention_forward, &avx512::attention_forward, nullptr, nullptr}};
+const KernelTable<BackwardKernel> backward_kernels = {
+    {&baseline::attention_backward, &avx2::attention_backward, &avx512::attention_backward, nullptr, nullptr}};
 #else
-const KernelTable<Kernels> table = {{&baseline::attention_kernels}};
+const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward}};
+const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward}};
 #endif
 
 // How many parts the rows of one head are cut into: enough tasks for many threads, but each part packs the keys again.
 // By the shape alone, so that results don't depend on the number of threads.
-int64_t parts_of_rows(const Problem& p, int64_t least_rows, int64_t tasks) {
-  const int64_t wanted = (tasks + p.batches * p.key_heads - 1) / std::max<int64_t>(p.batches * p.key_heads, 1);
+int64_t parts_of_rows(const Problem& p, int64_t owners, int64_t wanted, int64_t least_rows) {
   const int64_t possible = p.queries * (p.heads / p.key_heads) / least_rows;
-  return std::clamp<int64_t>(std::min(wanted, possible), 1, std::max<int64_t>(p.queries, 1));
+  return std::clamp<int64_t>(std::min((wanted + owners - 1) / owners, possible), 1, std::max<int64_t>(p.queries, 1));
 }
+
+int64_t row_at(const Problem& p, int64_t part, int64_t parts) { return part * p.queries / parts; }
 
 }  // namespace
 
 void forward(const Problem& p, int threads) {
-  if (p.batches * p.heads * p.queries == 0) return;
-  const Kernels& kernels = table.pick();
-  const int64_t parts = parts_of_rows(p, 512, 128);
-  const auto bytes = static_cast<size_t>(kernels.forward_workspace(p));
-  parallel_for(p.batches * p.key_heads * parts, threads, [&](int64_t task) {
+  const int64_t owners = p.batches * p.key_heads;
+  if (owners * p.queries == 0) return;
+  const ForwardKernel& kernel = forward_kernels.pick();
+  const int64_t parts = parts_of_rows(p, owners, 128, 512);
+  const auto bytes = static_cast<size_t>(kernel.workspace(p));
+  parallel_for(owners * parts, threads, [&](int64_t task) {
     const int64_t part = task % parts, head = task / parts % p.key_heads, batch = task / parts / p.key_heads;
-    kernels.forward(p, batch, head, part * p.queries / parts, (part + 1) * p.queries / parts, Scratch::get(bytes));
+    kernel.run(p, {batch, head, row_at(p, part, parts), row_at(p, part + 1, parts), Scratch::get(bytes)});
   });
+}
+
+void backward(const Problem& p, const Gradients& g, int threads) {
+  const int64_t heads = p.key_heads, group = p.heads / std::max<int64_t>(heads, 1);
+  if (p.batches * heads == 0) return;
+  const BackwardKernel& kernel = backward_kernels.pick();
+  // A row of the bias's gradient is summed over the batches and heads that share it: by one task, in their order.
+  const bool rows = g.bias.form == BiasForm::rows;
+  const int64_t batches_a_task = rows && g.bias.batch == 0 ? p.batches : 1;
+  const int64_t heads_a_task = rows && g.bias.head == 0 ? heads : 1;
+  const int64_t owners = p.batches / batches_a_task * (heads / heads_a_task);
+  const int64_t parts = parts_of_rows(p, owners, 16, 256);
+
+  const int64_t key_numbers = p.keys * ((p.depth + 15) / 16 * 16),
+                value_numbers = p.keys * ((p.value_depth + 15) / 16 * 16);
+  const int64_t share = key_numbers + value_numbers;
+  const LargeArray<float> shares(parts > 1 ? static_cast<size_t>(p.batches * heads * parts * share) : 0);
+  const bool vectors = g.bias.form != BiasForm::none && !rows;
+  const int64_t length = vectors ? (g.bias.length + 15) / 16 * 16 : 0;
+  const LargeArray<float> vector_shares(static_cast<size_t>(p.batches * p.heads * parts * length));
+  std::fill_n(vector_shares.get(), p.batches * p.heads * parts * length, 0.0f);
+
+  const auto bytes = static_cast<size_t>(kernel.workspace(p));
+  parallel_for(owners * parts, threads, [&](int64_t task) {
+    const int64_t part = task % parts, owner = task / parts;
+    const int64_t head_begin = owner % (heads / heads_a_task) * heads_a_task;
+    const int64_t batch_begin = owner / (heads / heads_a_task) * batches_a_task;
+    for (int64_t batch = batch_begin; batch < batch_begin + batches_a_task; ++batch) {
+      for (int64_t head = head_begin; head < head_begin + heads_a_task; ++head) {
+        Shares own{};
+        if (parts > 1) {
+          own.key = shares.get() + ((batch * heads + head) * parts + part) * share;
+          own.value = own.key + key_numbers;
+        }
+        if (vectors) {
+          own.bias = vector_shares.get() + ((batch * p.heads + head * group) * parts + part) * length;
+          own.bias_stride = parts * length;
+        }
+        kernel.run(p, g, {batch, head, row_at(p, part, parts), row_at(p, part + 1, parts), Scratch::get(bytes)}, own);
+      }
+    }
+  });
+  if (parts > 1) {
+    parallel_for(p.batches * heads, threads, [&](int64_t task) {
+      const float* first = shares.get() + task * parts * share;
+      const int64_t batch = task / heads, head = task % heads;
+      kernel.add_shares(p, first, parts, share, g.key, p.depth, p.scale, batch, head);
+      kernel.add_shares(p, first + key_numbers, parts, share, g.value, p.value_depth, p.dropout.kept_scale, batch,
+                        head);
+    });
+  }
+  if (vectors) {
+    for (int64_t i = 0; i < p.batches * p.heads * parts; ++i) {
+      const int64_t batch = i / parts / p.heads, head = i / parts % p.heads;
+      float* out = g.bias.data + batch * g.bias.batch + head * g.bias.head;
+      const float* from = vector_shares.get() + i * length;
+      for (int64_t c = 0; c < g.bias.length; ++c) out[c] += from[c];
+    }
+  }
 }
 
 }  // namespace attention

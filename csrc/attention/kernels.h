@@ -1,15 +1,36 @@
-// What is compiled once per instruction set: attention for some rows of one head.
+// What is compiled once per instruction set: attention for some rows of the heads that share a key head.
 #pragma once
 
 #include "attention/problem.h"
 
 namespace xmkern::attention {
 
-struct Kernels {
-  // Attention of the queries row_begin to row_end of the heads that share a key head; `workspace` holds as many bytes
-  // as forward_workspace says, on a cache line.
-  void (*forward)(const Problem&, int64_t batch, int64_t key_head, int64_t row_begin, int64_t row_end, void* workspace);
-  int64_t (*forward_workspace)(const Problem&);
+// The rows row_begin to row_end of all the heads that read one key head. `workspace` holds as many bytes as the
+// kernels ask for, on a cache line.
+struct Part {
+  int64_t batch, key_head, row_begin, row_end;
+  void* workspace;
+};
+
+// Where a part leaves its share of sums that go over several parts: of the gradients of key and value, float32 [keys,
+// depth] each (null: it is alone, and writes the gradients), and of the bias, one vector per head of the group.
+struct Shares {
+  float *key, *value, *bias;
+  int64_t bias_stride;
+};
+
+struct ForwardKernel {
+  int64_t (*workspace)(const Problem&);
+  void (*run)(const Problem&, const Part&);
+};
+
+struct BackwardKernel {
+  int64_t (*workspace)(const Problem&);
+  void (*run)(const Problem&, const Gradients&, const Part&, const Shares&);
+  // Sums `count` shares of one key head, `stride` numbers from one to the next, into the gradient of its keys or
+  // values.
+  void (*add_shares)(const Problem&, const float* shares, int64_t count, int64_t stride, const Operand& out,
+                     int64_t columns, float scale, int64_t batch, int64_t key_head);
 };
 
 }  // namespace xmkern::attention

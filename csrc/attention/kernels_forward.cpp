@@ -5,13 +5,6 @@
 namespace xmkern::XMKERN_CAPABILITY {
 namespace {
 
-// Rows a block: few enough that a block of scores stays near the core, as equal as can be.
-int64_t rows_per_block(const Problem& p, int64_t rows) {
-  const int64_t most = p.keys <= 128 ? block_rows : 48;
-  const int64_t blocks = (rows + most - 1) / most;
-  return (rows + blocks - 1) / blocks;
-}
-
 struct Workspace {
   float *query, *scores, *sums;  // blocks
   Panels<float> keys, values;
@@ -75,14 +68,6 @@ float exponentiate(float* scores, int64_t columns, float scale, Softmax& state) 
 }
 
 template <Dtype dtype>
-void store_row(const Problem& p, int64_t batch, int64_t head, int64_t query, const float* sums, float scale) {
-  void* out = mutable_row_of(p.out, dtype, batch, head, query);
-  int64_t c = 0;
-  for (; c + lanes <= p.value_depth; c += lanes) store_floats<dtype>(out, c, load(sums + c) * scale);
-  for (; c < p.value_depth; ++c) store_float<dtype>(out, c, sums[c] * scale);
-}
-
-template <Dtype dtype>
 void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows, const Workspace& w) {
   const bool biased = p.bias.data != nullptr;
   // The scale must not be negative where the largest score is looked for: its sign goes to the query.
@@ -128,27 +113,28 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     if (blind)
       for (int64_t c = 0; c < w.values.columns; c += lanes) store(w.sums + r * stride + c, Floats{});
     const float scale = blind ? 0.0f : p.dropout.kept_scale / total;
-    store_row<dtype>(p, batch, head, row_begin + r, w.sums + r * stride, scale);
+    store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, row_begin + r), w.sums + r * stride, p.value_depth,
+                     scale);
     p.lse[(batch * p.heads + head) * p.queries + row_begin + r] =
         blind ? -infinity : (biased ? most : most * exponent_scale) * ln_2 + __builtin_logf(total);
   }
 }
 
-void forward(const Problem& p, int64_t batch, int64_t key_head, int64_t row_begin, int64_t row_end, void* memory) {
-  const Workspace w(p, memory);
+void forward(const Problem& p, const Part& part) {
+  const Workspace w(p, part.workspace);
   with_dtype(p.dtype, [&](auto type) {
     constexpr Dtype dtype = decltype(type)::value;
-    pack_head<dtype>(p, batch, key_head, w);
-    const int64_t group = p.heads / p.key_heads, block = rows_per_block(p, row_end - row_begin);
-    for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head)
-      for (int64_t row = row_begin; row < row_end; row += block)
-        attend<dtype>(p, batch, head, row, lesser(block, row_end - row), w);
+    pack_head<dtype>(p, part.batch, part.key_head, w);
+    const int64_t group = p.heads / p.key_heads, block = rows_per_block(p, part.row_end - part.row_begin);
+    for (int64_t head = part.key_head * group; head < (part.key_head + 1) * group; ++head)
+      for (int64_t row = part.row_begin; row < part.row_end; row += block)
+        attend<dtype>(p, part.batch, head, row, lesser(block, part.row_end - row), w);
   });
 }
 
 }  // namespace
 
-extern const attention::Kernels attention_kernels;
-const attention::Kernels attention_kernels = {forward, Workspace::bytes};
+extern const attention::ForwardKernel attention_forward;
+const attention::ForwardKernel attention_forward = {Workspace::bytes, forward};
 
 }  // namespace xmkern::XMKERN_CAPABILITY

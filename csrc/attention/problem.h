@@ -62,11 +62,22 @@ struct Problem {
   Dropout dropout;
 };
 
+// How the gradient of a bias is gathered: into its own rows where it has any (`rows`), else into a vector over the last
+// axis, which is small: over keys, over diagonals (Toeplitz), or over buckets.
+enum class BiasForm : int { none, rows, keys, diagonals, buckets };
+
+struct BiasGradient {
+  BiasForm form;
+  float* data;
+  int64_t batch, head, query, key;  // strides, 0 where it does not vary
+  int64_t length;                   // of the vector
+};
+
 struct Gradients {
   Operand out;       // given
   const float* lse;  // given, [batch, head, query]; null: zero
   Operand query, key, value;
-  float* bias;  // in the shape that the strides of Bias tell; null: not wanted
+  BiasGradient bias;
 };
 
 }  // namespace xmkern::attention

@@ -10,6 +10,7 @@ namespace xmkern::XMKERN_CAPABILITY {
 
 using attention::Bias;
 using attention::Operand;
+using attention::Part;
 using attention::Problem;
 
 inline constexpr int group_tiles = max_columns / tile_keys;
@@ -20,6 +21,20 @@ inline const void* row_of(const Operand& x, Dtype dtype, int64_t batch, int64_t 
 }
 inline void* mutable_row_of(const Operand& x, Dtype dtype, int64_t batch, int64_t head, int64_t row) {
   return const_cast<void*>(row_of(x, dtype, batch, head, row));
+}
+
+// Rows a block: few enough that a block of scores stays near the core, as equal as can be.
+inline int64_t rows_per_block(const Problem& p, int64_t rows) {
+  const int64_t most = p.keys <= 128 ? block_rows : 48;
+  const int64_t blocks = (rows + most - 1) / most;
+  return blocks == 0 ? 1 : (rows + blocks - 1) / blocks;
+}
+
+template <Dtype dtype>
+inline void store_row(void* out, const float* row, int64_t columns, float scale) {
+  int64_t c = 0;
+  for (; c + lanes <= columns; c += lanes) store_floats<dtype>(out, c, load(row + c) * scale);
+  for (; c < columns; ++c) store_float<dtype>(out, c, row[c] * scale);
 }
 
 // Up to four tiles of keys that are not empty, one behind the other in the block of scores.
@@ -125,12 +140,15 @@ inline void hide(const Problem& p, const TileGroup& group, int64_t row, float* s
   }
 }
 
+inline uint64_t kept_word(const Problem& p, int64_t batch, int64_t head, int64_t query, int64_t tile) {
+  return kept_word(p.dropout.seed, p.dropout.threshold, static_cast<uint64_t>(batch * p.heads + head),
+                   static_cast<uint32_t>(query), static_cast<uint32_t>(tile));
+}
+
 // Zeroes what dropout takes from a row of probabilities.
 inline void drop(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query, float* row) {
-  const uint64_t matrix = static_cast<uint64_t>(batch * p.heads + head);
   for (int i = 0; i < group.count; ++i) {
-    const uint64_t word = kept_word(p.dropout.seed, p.dropout.threshold, matrix, static_cast<uint32_t>(query),
-                                    static_cast<uint32_t>(group.tile[i]));
+    const uint64_t word = kept_word(p, batch, head, query, group.tile[i]);
     float* at = row + group.column[i];
     for (int64_t c = 0; c < tile_columns(p, group.tile[i]); c += lanes)
       store(at + c, select(static_cast<uint32_t>(word >> c), load(at + c), Floats{}));

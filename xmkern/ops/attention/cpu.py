@@ -42,6 +42,43 @@ def attention(
     return out, lse
 
 
+def attention_backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    mask: list[int],
+    mask_tensors: list[Tensor],
+    bias: Tensor | None,
+    buckets: Tensor | None,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    query, key, value, out, grad_out = _dense(query), _dense(key), _dense(value), _dense(out), _dense(grad_out)
+    grad_query, grad_key, grad_value = (empty_like_query(x, x.shape[3]) for x in (query, key, value))
+    grad_bias = torch.zeros(bias.shape if bias_grad and bias is not None else 0, dtype=torch.float32)
+    lse = lse.contiguous()
+    grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
+    native.module().attention.backward(
+        *call,
+        _operand(grad_out),
+        0 if grad_lse is None else grad_lse.data_ptr(),
+        _operand(grad_query),
+        _operand(grad_key),
+        _operand(grad_value),
+        *_bias_gradient(grad_bias, buckets),
+        torch.get_num_threads(),
+    )
+    del kept
+    return grad_query, grad_key, grad_value, grad_bias
+
+
 def _call(
     query: Tensor,
     key: Tensor,
@@ -117,3 +154,15 @@ def _bias(bias: Tensor, buckets: Tensor | None, queries: int) -> tuple[tuple[int
     # Toeplitz: element key - query + queries - 1.
     step = bias.stride(2)
     return (bias.data_ptr() + 4 * (queries - 1) * step, batch, head, -step, step, 0), bias
+
+
+def _bias_gradient(grad: Tensor, buckets: Tensor | None) -> tuple[int, tuple[int, ...]]:
+    """BiasForm's number; address, strides of batch, head, query and key, length of the vector."""
+    if grad.dim() == 1:
+        return 0, _NO_BIAS
+    strides = _strides(grad)
+    if grad.dim() == 4:
+        form = 1 if grad.shape[2] > 1 else 2
+        return form, (grad.data_ptr(), *strides, grad.shape[3])
+    batch, head, _ = strides
+    return 3 if buckets is None else 4, (grad.data_ptr(), batch, head, 0, 1, grad.shape[2])

@@ -61,7 +61,7 @@ _FORWARD = {
         256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
     },
     (4, True): {
-        64: (Tiles(128, 64, 8, 2), Tiles(64, 64, 8, 2)),
+        64: (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
         128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
         256: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
     },
@@ -110,8 +110,7 @@ def backward_tiles(chip: Chip, depth: int, size: int, of_keys: bool) -> Tiles:
 
 def bias_tiles(chip: Chip, depth: int, size: int) -> Tiles:
     """Square: a diagonal of tiles is summed."""
-    side = 64 if depth * size <= 256 else 32
-    return Tiles(side, side, 8 if side == 64 else 4, 1)
+    return Tiles(64, 64, 8, 1) if depth * size <= 256 else Tiles(32, 32, 8, 2)
 
 
 @dataclass(frozen=True)

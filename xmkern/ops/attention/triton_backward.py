@@ -10,7 +10,6 @@ import triton.language as tl
 from xmkern.ops.attention.triton_masks import seen_keys
 from xmkern.ops.attention.triton_scores import (
     DEPTH,
-    LOG2E,
     VALUE_DEPTH,
     dot,
     kept,
@@ -113,7 +112,7 @@ def _grad_query_span(
         s = scores(
             products, i, j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, False
         )
-        p = tl.exp2((s - lse[:, None]) * LOG2E)
+        p = tl.exp(s - lse[:, None])
         v = load_rows(value_base, j, value, there, SHAPE, VALUE_DEPTH, MASKED)
         dp = dot(go, tl.trans(v), None, PRECISION)
         if DROPOUT:
@@ -192,7 +191,7 @@ def _grad_key_value_span(
         s = scores(
             products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, True
         )
-        p = tl.exp2((s - lse[None, :]) * LOG2E)
+        p = tl.exp(s - lse[None, :])
         go_base = matrix_of(grad_out, batch, head, SHAPE)
         go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, MASKED)
         dp = dot(v, tl.trans(go), None, PRECISION)

@@ -13,7 +13,6 @@ from xmkern.ops.attention.triton_backward import load_lse
 from xmkern.ops.attention.triton_masks import reach, seen_keys
 from xmkern.ops.attention.triton_scores import (
     DEPTH,
-    LOG2E,
     VALUE_DEPTH,
     dot,
     kept,
@@ -64,7 +63,7 @@ def _tile_gradient(
         True,
     )
     place = (batch * heads + head) * sizes[2] + i
-    p = tl.exp2((s - load_lse(rows, place, here)[:, None]) * LOG2E)
+    p = tl.exp(s - load_lse(rows, place, here)[:, None])
     go_base = matrix_of(grad_out, batch, head, SHAPE)
     go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, True)
     value_base = matrix_of(value, batch, key_head, SHAPE)

@@ -126,9 +126,9 @@ def scores(
 def kept(i, first_key, matrix, dropout, ROWS: tl.constexpr, KEYS: tl.constexpr):
     """Which elements dropout keeps: bool [ROWS, KEYS].
 
-    i int32 [ROWS, 1]; first_key a multiple of KEYS, which is 32 or a multiple of 64; matrix int64: batch * heads + head,
-    or a column of them; dropout: (seed, threshold, scale of what is kept). Of 64 neighbouring keys, counter c gives the
-    words of the keys c, c + 16, c + 32, c + 48.
+    i int32 [ROWS, 1]; first_key a multiple of KEYS, which is 32 or a multiple of 64; matrix int64: batch * heads +
+    head, or a column of them; dropout: (seed, threshold, scale of what is kept). Of 64 neighbouring keys, counter c
+    gives the words of the keys c, c + 16, c + 32, c + 48.
     """
     COUNTERS: tl.constexpr = KEYS // 4 if KEYS >= 64 else 16
     counter = (first_key // 64 * 16 + tl.arange(0, COUNTERS))[None, :]
@@ -149,7 +149,9 @@ def kept(i, first_key, matrix, dropout, ROWS: tl.constexpr, KEYS: tl.constexpr):
         words = tl.permute(tl.reshape(words, (ROWS, KEYS // 64, 16, 4)), (0, 1, 3, 2))
     else:
         left = zero + first_key // 32 % 2 == 0
-        words = tl.join((tl.where(left, a, c) >= threshold).to(tl.int8), (tl.where(left, b, d) >= threshold).to(tl.int8))
+        words = tl.join(
+            (tl.where(left, a, c) >= threshold).to(tl.int8), (tl.where(left, b, d) >= threshold).to(tl.int8)
+        )
         words = tl.permute(words, (0, 2, 1))
     return tl.reshape(words, (ROWS, KEYS)) != 0
 

@@ -1,0 +1,252 @@
+// The backward pass: probabilities are computed again from the saved log-sum-exp, a block of queries against a group of
+// key tiles at a time. With P the probabilities, P' those that dropout kept, scaled, and O, dO the output and its
+// gradient,
+//   dV = P'^T dO,  dP = keep * dO V^T,  dS = P * (dP - rowsum(dO * O) + dlse),  dQ = scale * dS K,  dK = scale * dS^T
+//   Q,
+// and dS is the gradient of the bias. Compiled once per instruction set (see core/capability.h): no standard-library
+// code in here.
+#include "attention/scores.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+namespace {
+
+using attention::BiasForm;
+using attention::BiasGradient;
+using attention::Gradients;
+using attention::Shares;
+
+struct Workspace {
+  float *query, *grad_out, *scores, *grad_scores, *sums;  // blocks
+  Panels<float> keys_transposed, values_transposed, keys, queries, grad_outs;
+  float *grad_key, *grad_value;  // sums over the queries
+  float* grad_query;             // sums over the groups of keys
+
+  static constexpr int64_t block = block_rows * stride;
+
+  Workspace(const Problem& p, int64_t rows_a_block, void* memory) {
+    float* at = static_cast<float*>(memory);
+    const auto take = [&](int64_t count) {
+      float* begin = at;
+      at += round_up(count, 16);
+      return begin;
+    };
+    const auto panels = [&](int64_t steps, int64_t columns) {
+      return Panels<float>{take(Panels<float>::units(steps, columns)), steps, round_up(columns, lanes)};
+    };
+    query = take(block), grad_out = take(block), scores = take(block), grad_scores = take(block), sums = take(block);
+    queries = panels(block_rows, p.depth), grad_outs = panels(block_rows, p.value_depth);
+    queries.steps = grad_outs.steps = rows_a_block;
+    keys_transposed = panels(p.depth, p.keys), values_transposed = panels(p.value_depth, p.keys);
+    keys = panels(p.keys, p.depth);
+    grad_key = take(p.keys * keys.columns), grad_value = take(p.keys * grad_outs.columns);
+    grad_query = at;
+  }
+
+  static int64_t bytes(const Problem& p) {
+    const int64_t depth = round_up(p.depth, lanes), value_depth = round_up(p.value_depth, lanes);
+    const int64_t keys = round_up(p.keys, lanes), queries = p.keys > max_columns ? p.queries : 0;
+    return 4 * (5 * block + (block_rows + queries) * (depth + value_depth) + keys * (p.depth + p.value_depth) +
+                p.keys * (2 * depth + value_depth) + 16 * 16);
+  }
+};
+
+template <Dtype dtype>
+void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace& w) {
+  for (int64_t key = 0; key < p.keys; key += panel_width) {
+    const int64_t rows = lesser(panel_width, p.keys - key);
+    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, w.scores);
+    pack_transposed(w.scores, rows, w.values_transposed, key);
+    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, w.scores);
+    pack_transposed(w.scores, rows, w.keys_transposed, key);
+    pack(w.scores, rows, w.keys, key);
+  }
+}
+
+void clear(float* data, int64_t count) { __builtin_memset(data, 0, static_cast<size_t>(count) * sizeof(float)); }
+
+// Of one query: the exponent that makes its powers probabilities, and what is taken from its gradients.
+struct Row {
+  float shift, delta;
+};
+
+template <Dtype dtype>
+Row row_of_query(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t query,
+                 const float* grad_out) {
+  const void* out = row_of(p.out, dtype, batch, head, query);
+  Floats total{};
+  int64_t c = 0;
+  for (; c + lanes <= p.value_depth; c += lanes) total += load(grad_out + c) * load_floats<dtype>(out, c);
+  float delta = sum(total);
+  for (; c < p.value_depth; ++c) delta += grad_out[c] * load_float<dtype>(out, c);
+  const int64_t at = (batch * p.heads + head) * p.queries + query;
+  if (g.lse) delta -= g.lse[at];
+  // Where nothing is visible all powers are 0.
+  return {p.lse[at] == -infinity ? infinity : p.lse[at] * log2_e, p.lse[at] == -infinity ? 0.0f : delta};
+}
+
+// Scores to probabilities (what dropout kept of them) and gradients of probabilities to those of scores, one row of one
+// tile.
+template <bool Dropped>
+void differentiate(float* scores, float* grads, int64_t columns, float scale, Row row, uint64_t kept,
+                   float kept_scale) {
+  const Floats factor = splat(scale), shift = splat(row.shift), delta = splat(row.delta);
+  for (int64_t c = 0; c < columns; c += lanes) {
+    const Floats probability = exp2(load(scores + c) * factor - shift);
+    Floats grad = load(grads + c);
+    if constexpr (Dropped) {
+      const auto bits = static_cast<uint32_t>(kept >> c);
+      grad = select(bits, grad * kept_scale, Floats{});
+      store(scores + c, select(bits, probability, Floats{}));
+    } else {
+      store(scores + c, probability);
+    }
+    store(grads + c, probability * (grad - delta));
+  }
+}
+
+// Adds the gradients of one query's scores to that of the bias.
+void add_bias_gradient(const Problem& p, const BiasGradient& bias, const TileGroup& group, int64_t batch, int64_t head,
+                       int64_t query, const float* grads, float* share) {
+  float* row = bias.data + batch * bias.batch + head * bias.head + query * bias.query;
+  for (int i = 0; i < group.count; ++i) {
+    const int64_t key = group.tile[i] * tile_keys, keys = lesser(tile_keys, p.keys - key);
+    const float* from = grads + group.column[i];
+    if (bias.form == BiasForm::buckets) {
+      const int32_t* numbers = p.bias.buckets + query * p.keys + key;
+      for (int64_t c = 0; c < keys; ++c) share[numbers[c]] += from[c];
+    } else if (bias.key == 0) {
+      Floats total{};  // behind the last key are zeros
+      for (int64_t c = 0; c < keys; c += lanes) total += load(from + c);
+      (bias.form == BiasForm::rows ? row : share)[0] += sum(total);
+    } else {
+      float* to = bias.form == BiasForm::rows   ? row + key
+                  : bias.form == BiasForm::keys ? share + key
+                                                : share + key - query + p.queries - 1;
+      int64_t c = 0;
+      for (; c + lanes <= keys; c += lanes) store(to + c, load(to + c) + load(from + c));
+      for (; c < keys; ++c) to[c] += from[c];
+    }
+  }
+}
+
+// One block of queries of one head against all keys of group `tile_begin`..`tile_end`.
+template <Dtype dtype>
+void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
+             int64_t tile_begin, int64_t tile_end, const Workspace& w, float* share, float* sums, int64_t sums_stride,
+             bool first) {
+  const auto clear_sums = [&] {
+    if (first)
+      for (int64_t r = 0; r < rows; ++r) clear(sums + r * sums_stride, w.keys.columns);
+  };
+  TileGroup group;
+  next_group(p, batch, head, row_begin, rows, tile_begin, tile_end, group);
+  if (group.count == 0) return clear_sums();
+
+  load_block<dtype>(row_of(p.query, dtype, batch, head, row_begin), p.query.row, rows, p.depth, w.query);
+  load_block<dtype>(row_of(g.out, dtype, batch, head, row_begin), g.out.row, rows, p.value_depth, w.grad_out);
+  pack(w.query, rows, w.queries, 0);
+  pack(w.grad_out, rows, w.grad_outs, 0);
+  for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
+    multiply<Single, false>(w.query, rows, w.keys_transposed, 0, p.depth, key, key + keys, w.scores + column, stride,
+                            false);
+    multiply<Single, false>(w.grad_out, rows, w.values_transposed, 0, p.value_depth, key, key + keys,
+                            w.grad_scores + column, stride, false);
+  });
+
+  const bool biased = p.bias.data != nullptr, dropped = p.dropout.threshold != 0;
+  const float exponent_scale = p.scale * log2_e;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t query = row_begin + r;
+    float *scores = w.scores + r * stride, *grads = w.grad_scores + r * stride;
+    const Row row = row_of_query<dtype>(p, g, batch, head, query, w.grad_out + r * stride);
+    // Brings the scores to exponents itself: a masked score must be -inf after the scale's sign.
+    if (biased || p.scale < 0) add_bias(p, group, batch, head, query, scores, exponent_scale);
+    hide(p, group, r, scores);
+    const float factor = biased || p.scale < 0 ? 1.0f : exponent_scale;
+    if (dropped) {
+      for (int i = 0; i < group.count; ++i)
+        differentiate<true>(scores + group.column[i], grads + group.column[i], tile_columns(p, group.tile[i]), factor,
+                            row, kept_word(p, batch, head, query, group.tile[i]), p.dropout.kept_scale);
+    } else {
+      differentiate<false>(scores, grads, group.columns, factor, row, 0, 1.0f);
+    }
+    if (g.bias.form != BiasForm::none) add_bias_gradient(p, g.bias, group, batch, head, query, grads, share);
+  }
+
+  for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
+    const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns;
+    multiply<Single, true>(w.scores + column, keys, w.grad_outs, 0, rows, 0, value_depth,
+                           w.grad_value + key * value_depth, value_depth, true);
+    multiply<Single, true>(w.grad_scores + column, keys, w.queries, 0, rows, 0, depth, w.grad_key + key * depth, depth,
+                           true);
+    multiply<Single, false>(w.grad_scores + column, rows, w.keys, key, keys, 0, depth, sums, sums_stride, !first);
+    first = false;
+  });
+}
+
+template <Dtype dtype>
+void backward_of(const Problem& p, const Gradients& g, const Part& part, const Shares& shares) {
+  const int64_t block = rows_per_block(p, part.row_end - part.row_begin);
+  Workspace w(p, block, part.workspace);
+  const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns;
+  if (shares.key) w.grad_key = shares.key, w.grad_value = shares.value;
+  clear(w.grad_key, p.keys * depth);
+  clear(w.grad_value, p.keys * value_depth);
+  pack_head<dtype>(p, part.batch, part.key_head, w);
+
+  const int64_t tiles = (p.keys + tile_keys - 1) / tile_keys, heads = p.heads / p.key_heads;
+  // With one group of keys, the gradient of a block of queries is complete at once.
+  const bool one_group = tiles <= group_tiles;
+  for (int64_t i = 0; i < heads; ++i) {
+    const int64_t head = part.key_head * heads + i;
+    float* share = shares.bias ? shares.bias + i * shares.bias_stride : nullptr;
+    for (int64_t tile = 0; tile == 0 || tile < tiles; tile += group_tiles) {
+      const int64_t tile_end = lesser(tile + group_tiles, tiles);
+      for (int64_t row = part.row_begin; row < part.row_end; row += block) {
+        const int64_t rows = lesser(block, part.row_end - row);
+        float* sums = one_group ? w.sums : w.grad_query + (row - part.row_begin) * depth;
+        const int64_t sums_stride = one_group ? stride : depth;
+        descend<dtype>(p, g, part.batch, head, row, rows, tile, tile_end, w, share, sums, sums_stride, tile == 0);
+        if (tile_end < tiles) continue;
+        for (int64_t r = 0; r < rows; ++r)
+          store_row<dtype>(mutable_row_of(g.query, dtype, part.batch, head, row + r), sums + r * sums_stride, p.depth,
+                           p.scale);
+      }
+    }
+  }
+  if (shares.key) return;
+  for (int64_t key = 0; key < p.keys; ++key) {
+    store_row<dtype>(mutable_row_of(g.key, dtype, part.batch, part.key_head, key), w.grad_key + key * depth, p.depth,
+                     p.scale);
+    store_row<dtype>(mutable_row_of(g.value, dtype, part.batch, part.key_head, key), w.grad_value + key * value_depth,
+                     p.value_depth, p.dropout.kept_scale);
+  }
+}
+
+void backward(const Problem& p, const Gradients& g, const Part& part, const Shares& shares) {
+  with_dtype(p.dtype, [&](auto type) { backward_of<decltype(type)::value>(p, g, part, shares); });
+}
+
+void add_shares(const Problem& p, const float* shares, int64_t count, int64_t share_stride, const Operand& out,
+                int64_t columns, float scale, int64_t batch, int64_t key_head) {
+  const int64_t width = round_up(columns, lanes);
+  float row[max_columns];
+  with_dtype(p.dtype, [&](auto type) {
+    constexpr Dtype dtype = decltype(type)::value;
+    for (int64_t key = 0; key < p.keys; ++key) {
+      for (int64_t c = 0; c < width; c += lanes) {
+        Floats total{};
+        for (int64_t i = 0; i < count; ++i) total += load(shares + i * share_stride + key * width + c);
+        store(row + c, total);
+      }
+      store_row<dtype>(mutable_row_of(out, dtype, batch, key_head, key), row, columns, scale);
+    }
+  });
+}
+
+}  // namespace
+
+extern const attention::BackwardKernel attention_backward;
+const attention::BackwardKernel attention_backward = {Workspace::bytes, backward, add_shares};
+
+}  // namespace xmkern::XMKERN_CAPABILITY
