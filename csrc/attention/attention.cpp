@@ -1,6 +1,7 @@
 #include "attention/attention.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "attention/kernels.h"
 #include "core/capability.h"
@@ -105,7 +106,7 @@ void backward(const Problem& p, const Gradients& g, int threads) {
     parallel_for(p.batches * heads, threads, [&](int64_t task) {
       const float* first = shares.get() + task * parts * share;
       const int64_t batch = task / heads, head = task % heads;
-      kernel.add_shares(p, first, parts, share, g.key, p.depth, p.scale, batch, head);
+      kernel.add_shares(p, first, parts, share, g.key, p.depth, std::fabs(p.scale), batch, head);
       kernel.add_shares(p, first + key_numbers, parts, share, g.value, p.value_depth, p.dropout.kept_scale, batch,
                         head);
     });

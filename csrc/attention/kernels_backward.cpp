@@ -142,7 +142,7 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   next_group(p, batch, head, row_begin, rows, tile_begin, tile_end, group);
   if (group.count == 0) return clear_sums();
 
-  load_block<dtype>(row_of(p.query, dtype, batch, head, row_begin), p.query.row, rows, p.depth, w.query);
+  load_query<dtype>(p, batch, head, row_begin, rows, w.query);
   load_block<dtype>(row_of(g.out, dtype, batch, head, row_begin), g.out.row, rows, p.value_depth, w.grad_out);
   pack(w.query, rows, w.queries, 0);
   pack(w.grad_out, rows, w.grad_outs, 0);
@@ -154,15 +154,14 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   });
 
   const bool biased = p.bias.data != nullptr, dropped = p.dropout.threshold != 0;
-  const float exponent_scale = p.scale * log2_e;
+  const float exponent_scale = __builtin_fabsf(p.scale) * log2_e;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t query = row_begin + r;
     float *scores = w.scores + r * stride, *grads = w.grad_scores + r * stride;
     const Row row = row_of_query<dtype>(p, g, batch, head, query, w.grad_out + r * stride);
-    // Brings the scores to exponents itself: a masked score must be -inf after the scale's sign.
-    if (biased || p.scale < 0) add_bias(p, group, batch, head, query, scores, exponent_scale);
+    if (biased) add_bias(p, group, batch, head, query, scores, exponent_scale);
     hide(p, group, r, scores);
-    const float factor = biased || p.scale < 0 ? 1.0f : exponent_scale;
+    const float factor = biased ? 1.0f : exponent_scale;
     if (dropped) {
       for (int i = 0; i < group.count; ++i)
         differentiate<true>(scores + group.column[i], grads + group.column[i], tile_columns(p, group.tile[i]), factor,
@@ -217,7 +216,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
   if (shares.key) return;
   for (int64_t key = 0; key < p.keys; ++key) {
     store_row<dtype>(mutable_row_of(g.key, dtype, part.batch, part.key_head, key), w.grad_key + key * depth, p.depth,
-                     p.scale);
+                     __builtin_fabsf(p.scale));
     store_row<dtype>(mutable_row_of(g.value, dtype, part.batch, part.key_head, key), w.grad_value + key * value_depth,
                      p.value_depth, p.dropout.kept_scale);
   }

@@ -70,11 +70,8 @@ float exponentiate(float* scores, int64_t columns, float scale, Softmax& state) 
 template <Dtype dtype>
 void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows, const Workspace& w) {
   const bool biased = p.bias.data != nullptr;
-  // The scale must not be negative where the largest score is looked for: its sign goes to the query.
   const float exponent_scale = __builtin_fabsf(p.scale) * log2_e;
-  load_block<dtype>(row_of(p.query, dtype, batch, head, row_begin), p.query.row, rows, p.depth, w.query);
-  if (p.scale < 0)
-    for (int64_t i = 0; i < rows * stride; ++i) w.query[i] = -w.query[i];
+  load_query<dtype>(p, batch, head, row_begin, rows, w.query);
 
   Softmax state[block_rows];
   for (auto& row : state) row = {-infinity, 0.0f};

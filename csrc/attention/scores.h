@@ -30,6 +30,16 @@ inline int64_t rows_per_block(const Problem& p, int64_t rows) {
   return blocks == 0 ? 1 : (rows + blocks - 1) / blocks;
 }
 
+// Queries with the sign of the scale, which is then taken to be positive: a masked score is -inf, and the largest score
+// must be the largest exponent.
+template <Dtype dtype>
+inline void load_query(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows, float* out) {
+  load_block<dtype>(row_of(p.query, dtype, batch, head, row_begin), p.query.row, rows, p.depth, out);
+  if (p.scale >= 0) return;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < p.depth; c += lanes) store(out + r * stride + c, -load(out + r * stride + c));
+}
+
 template <Dtype dtype>
 inline void store_row(void* out, const float* row, int64_t columns, float scale) {
   int64_t c = 0;
