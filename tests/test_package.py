@@ -18,8 +18,27 @@ from xmkern.ops.registry import ops
 ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
-    "xmkern": {"__version__", "cpu_capabilities", "cpu_capability", "functional", "set_cpu_capability"},
-    "xmkern.functional": {"hamming_distance", "hamming_range", "hamming_topk", "pack_bits", "unpack_bits"},
+    "xmkern": {
+        "__version__",
+        "biases",
+        "cpu_capabilities",
+        "cpu_capability",
+        "functional",
+        "masks",
+        "set_cpu_capability",
+    },
+    "xmkern.functional": {
+        "attention",
+        "hamming_distance",
+        "hamming_range",
+        "hamming_topk",
+        "merge_attention",
+        "pack_bits",
+        "scaled_dot_product_attention",
+        "unpack_bits",
+    },
+    "xmkern.masks": {"Mask", "axial", "band", "causal", "dense", "key_lengths", "prefix", "segments"},
+    "xmkern.biases": {"RelativeBias", "swin_buckets", "t5_buckets"},
     "xmkern.testing": {"assert_matches_reference", "each_capability", "strategies", "threads"},
 }
 
@@ -110,7 +129,7 @@ def test_native_sources_know_neither_torch_nor_python():
 
 
 def test_imports_run_one_way():
-    order = ["native", "ops", "functional", "nn", "models"]
+    order = ["native", "ops", "masks", "biases", "_functional", "functional", "nn", "models"]
     for level, name in enumerate(order):
         for path in [*ROOT.glob(f"xmkern/{name}.py"), *ROOT.glob(f"xmkern/{name}/**/*.py")]:
             for node in ast.walk(ast.parse(path.read_text())):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xmkern import native
-from xmkern.functional import Array
+from xmkern._functional.hamming import Array
 from xmkern.hamming import storage
 from xmkern.hamming.snapshot import Snapshot
 

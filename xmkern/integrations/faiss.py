@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from xmkern import functional
-from xmkern.functional import MAX_BITS
+from xmkern._functional.hamming import MAX_BITS
 from xmkern.hamming.snapshot import append
 
 __all__ = ["IndexBinaryFlat", "IndexBinaryIDMap", "read_index_binary"]

@@ -1,0 +1,1 @@
+"""The public calls behind ``xmkern.functional``, one file a family."""
