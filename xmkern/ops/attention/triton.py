@@ -1,6 +1,7 @@
 """Launches the Triton kernels: makes the memory, lowers the arguments. Triton is imported by the first call."""
 
 import importlib.util
+import math
 import os
 from typing import Any
 
@@ -138,7 +139,7 @@ def attention(
             _forward().forward_kernel, programs * splits,
             *(operand(x, unit) for x in (call.query, call.key, call.value)), target, target_lse, splits,
             call.sizes, call.mask.numbers, call.mask.tensors, lists, call.bias, call.dropout, call.scale,
-            LISTED=bool(lists), POSITIVE=call.scale > 0, PACKED=packed, SPLIT=splits > 1, **call.constants(tiles, unit),
+            LISTED=bool(lists), PACKED=packed, SPLIT=splits > 1, **call.constants(tiles, unit),
         )  # fmt: skip
         if splits > 1:
             launch(
@@ -168,29 +169,24 @@ def attention_backward(
     call = _Call(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
     grad_query = empty_like_query(query, call.depth)
     grad_key, grad_value = empty_like_query(key, call.depth), empty_like_query(value, call.value_depth)
-    wanted = bias is not None and bias_grad
-    grad_bias = lse.new_zeros(bias.shape if bias is not None and bias_grad else 0)
+    grad_bias = lse.new_empty(bias.shape if bias is not None and bias_grad else 0)
     if lse.numel() == 0 or call.keys == 0:
-        return grad_query.zero_(), grad_key.zero_(), grad_value.zero_(), grad_bias
-    out, grad_out, lse = dense(out), dense(grad_out), lse.contiguous()
-    delta = torch.empty_like(lse)
+        return grad_query.zero_(), grad_key.zero_(), grad_value.zero_(), grad_bias.zero_()
     from xmkern.ops.attention import triton_backward as kernels
 
+    out, grad_out, lse = dense(out), dense(grad_out), lse.contiguous()
+    delta = torch.empty_like(lse)
     depth, size = max(call.pads), query.element_size()
     by_query = arguments.backward_tiles(call.chip, depth, size, of_keys=False).fit(call.queries, call.keys)
+    by_key = arguments.backward_tiles(call.chip, depth, size, of_keys=True).fit(call.queries, call.keys, of_keys=True)
     unit = arguments.unit_of(call.query, call.key, call.value, out, grad_out, grad_query, grad_key, grad_value)
-    by_key = arguments.backward_tiles(call.chip, depth, size, of_keys=True).fit(call.queries, call.keys)
     with _on(query):
-        launch(
-            kernels.delta_kernel, call.batches * call.heads * cdiv(call.queries, 32),
-            operand(out, unit), operand(grad_out, unit), () if grad_lse is None else (grad_lse, *grad_lse.stride()),
-            lse, delta, call.sizes, SHAPE=call.shape(unit), ROWS=32, num_warps=4,
-        )  # fmt: skip
         given = (*(operand(x, unit) for x in (call.query, call.key, call.value, grad_out)), (lse, delta))
         lists = call.lists(by_query, of_keys=False)
         launch(
             kernels.grad_query_kernel, call.batches * call.heads * cdiv(call.queries, by_query.rows),
-            *given, operand(grad_query, unit), call.sizes, call.mask.numbers, call.mask.tensors, lists,
+            *given, operand(out, unit), () if grad_lse is None else (grad_lse, *grad_lse.stride()),
+            operand(grad_query, unit), call.sizes, call.mask.numbers, call.mask.tensors, lists,
             call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_query, unit),
         )  # fmt: skip
         lists = call.lists(by_key, of_keys=True)
@@ -200,7 +196,7 @@ def attention_backward(
             call.sizes, call.mask.numbers, call.mask.tensors, lists,
             call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_key, unit),
         )  # fmt: skip
-        if wanted:
+        if bias is not None and bias_grad:
             _grad_bias(call, given, grad_bias, unit, toeplitz=grad_bias.dim() == 3 and buckets is None)
     return grad_query, grad_key, grad_value, grad_bias
 
@@ -228,15 +224,18 @@ def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, unit: int, toe
     members = among_heads * (call.batches if bias_batches == 1 else 1)
     matrices = bias_batches * bias_heads
     shares = max(1, min(members, cdiv(2 * call.chip.processors, matrices * places)))
-    found = torch.empty(shares, matrices, *shape, dtype=torch.float32, device=grad.device)
+    in_place = shares == 1 and grad.numel() == matrices * math.prod(shape)
+    found = grad.view(1, matrices, *shape) if in_place else grad.new_empty(shares, matrices, *shape)
     launch(
         kernels.grad_bias_kernel, shares * matrices * places, *given, found,
         (shares, bias_batches, bias_heads, among_heads, members, bins),
         call.sizes, call.mask.numbers, call.mask.tensors, call.bias, call.dropout, call.scale,
         FORM=form.value, BINS=bin_tile, **call.constants(tiles, unit),
     )  # fmt: skip
+    if in_place:
+        return
     if toeplitz:
-        folded = torch.empty(shares, matrices, bins, dtype=torch.float32, device=grad.device)
+        folded = grad.new_empty(shares, matrices, bins)
         launch(
             kernels.fold_diagonals_kernel, shares * matrices * cdiv(bins, 128), found, folded, call.sizes,
             row_tiles, places, T=tiles.rows, CHUNK=128, num_warps=4,

@@ -38,11 +38,12 @@ class Tiles:
     warps: int
     stages: int
 
-    def fit(self, queries: int, keys: int) -> "Tiles":
-        """No larger than the matrix, where that saves work."""
+    def fit(self, queries: int, keys: int, of_keys: bool = False) -> "Tiles":
+        """No larger than the matrix, where that saves work. of_keys: a program owns keys, and its sums are theirs."""
         rows = min(self.rows, max(16, power_of_two(queries)))
-        warps = self.warps if rows == self.rows else 4
-        return Tiles(rows, min(self.keys, max(64, power_of_two(keys))), warps, self.stages)
+        keys = min(self.keys, max(64, power_of_two(keys)))
+        whole = keys == self.keys if of_keys else rows == self.rows
+        return Tiles(rows, keys, self.warps if whole else 4, self.stages)
 
 
 # Tiles by the padded head size: of chips with 160 KB of shared memory a block and more, and of those with 99. What was
@@ -151,6 +152,9 @@ def lower_mask(mask: list[int], tensors: list[Tensor]) -> LoweredMask:
             numbers += [_clip(text), _clip(text + height * width), max(1, _clip(width)), *map(_clip, bounds)]
         elif code >= 3:
             used = [tensors[t] for t in operands]
+            if code == 6:  # and which keys some query sees
+                flags = used[0]
+                used.append(flags if flags.shape[1] == flags.shape[2] == 1 else flags.any((1, 2), keepdim=True))
             lowered += used
             for x in used:
                 numbers += strides_of(x)

@@ -1,7 +1,8 @@
 """The backward kernels of attention in Triton: scores are computed again, once along the keys and once along the
 queries, so that every sum has one program and a fixed order, and nothing is added atomically.
 
-``rows`` is (lse, delta), float32 [B, H, L]; delta is what the softmax subtracts from the gradient of a probability.
+``rows`` is (lse, delta), float32 [B, H, L]; delta is what the softmax subtracts from the gradient of a probability:
+<grad_out, out> - grad_lse.
 """
 
 import triton
@@ -10,6 +11,7 @@ import triton.language as tl
 from xmkern.ops.attention.triton_masks import seen_keys
 from xmkern.ops.attention.triton_scores import (
     DEPTH,
+    LOG2E,
     VALUE_DEPTH,
     dot,
     kept,
@@ -22,44 +24,23 @@ from xmkern.ops.attention.triton_scores import (
 )
 
 
-@triton.jit(do_not_specialize=["sizes"])
-def delta_kernel(
-    out, grad_out, grad_lse, lse, delta, sizes,
-    SHAPE: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """delta = <grad_out, out> - grad_lse; 0 where a query sees nothing. grad_lse: (data, strides of its axes) or ()."""
-    heads, queries = sizes[0], sizes[2]
-    tiles = tl.cdiv(queries, ROWS)
-    program = tl.program_id(0).to(tl.int64)
-    batch, head = program // tiles // heads, program // tiles % heads
-    i = (program % tiles).to(tl.int32) * ROWS + tl.arange(0, ROWS)
-    here = i < queries
-    o = load_rows(matrix_of(out, batch, head, SHAPE), i, out, here, SHAPE, VALUE_DEPTH, True)
-    go_base = matrix_of(grad_out, batch, head, SHAPE)
-    go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, True)
-    result = tl.sum(o.to(tl.float32) * go.to(tl.float32), 1)
-    if len(grad_lse) > 0:
-        place = grad_lse[0] + batch * grad_lse[1] + head * grad_lse[2] + i.to(tl.int64) * grad_lse[3]
-        result -= tl.load(place, mask=here, other=0.0).to(tl.float32)
-    place = (batch * heads + head) * queries + i
-    result = tl.where(tl.load(lse + place, mask=here, other=0.0) == float("-inf"), 0.0, result)
-    tl.store(delta + place, result, mask=here)
-
-
 @triton.jit
 def load_lse(rows, place, here):
-    """Such that what is not there, or sees nothing, gets probability 0."""
+    """In base 2, and such that what is not there, or sees nothing, gets probability 0."""
     lse = tl.load(rows[0] + place, mask=here, other=float("inf"))
-    return tl.where(lse == float("-inf"), float("inf"), lse)
+    return tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
 
 
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout"])
 def grad_query_kernel(
-    query, key, value, grad_out, rows, grad_query, sizes, numbers, tensors, lists, bias, dropout, scale,
+    query, key, value, grad_out, rows, out, grad_lse, grad_query, sizes, numbers, tensors, lists, bias, dropout, scale,
     SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """grad_query [B, H, L, D]; one program for ROWS queries of a head."""
+    """grad_query [B, H, L, D], and delta for the kernels to come; one program for ROWS queries of a head.
+
+    grad_lse: (data, strides of its axes) or ().
+    """
     heads, queries, keys = sizes[0], sizes[2], sizes[3]
     tiles = tl.cdiv(queries, ROWS)
     program = tl.program_id(0).to(tl.int64)
@@ -72,7 +53,14 @@ def grad_query_kernel(
     go_base = matrix_of(grad_out, batch, head, SHAPE)
     go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, True)
     place = (batch * heads + head) * queries + i
-    lse, delta = load_lse(rows, place, here), tl.load(rows[1] + place, mask=here, other=0.0)
+    lse = load_lse(rows, place, here)
+    o = load_rows(matrix_of(out, batch, head, SHAPE), i, out, here, SHAPE, VALUE_DEPTH, True)
+    delta = tl.sum(o.to(tl.float32) * go.to(tl.float32), 1)
+    if len(grad_lse) > 0:
+        lse_place = grad_lse[0] + batch * grad_lse[1] + head * grad_lse[2] + i.to(tl.int64) * grad_lse[3]
+        delta -= tl.load(lse_place, mask=here, other=0.0).to(tl.float32)
+    delta = tl.where(lse == float("inf"), 0.0, delta)
+    tl.store(rows[1] + place, delta, mask=here)
     key_base = matrix_of(key, batch, key_head, SHAPE)
     value_base = matrix_of(value, batch, key_head, SHAPE)
 
@@ -85,7 +73,7 @@ def grad_query_kernel(
     for pass_ in tl.static_range(2):
         acc = _grad_query_span(
             acc, q, go, lse, delta, key_base, value_base, key, value, i[:, None], batch, head, tile, plan,
-            sizes, numbers, tensors, lists, bias, dropout, scale,
+            sizes, numbers, tensors, lists, bias, dropout, scale * LOG2E,
             SHAPE, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
         )  # fmt: skip
     base = matrix_of(grad_query, batch, head, SHAPE)
@@ -110,9 +98,9 @@ def _grad_query_span(
         k = load_rows(key_base, j, key, there, SHAPE, DEPTH, MASKED)
         products = dot(q, tl.trans(k), None, PRECISION)
         s = scores(
-            products, i, j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, False
+            products, i, j[None, :], batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, False
         )
-        p = tl.exp(s - lse[:, None])
+        p = tl.exp2(s - lse[:, None])
         v = load_rows(value_base, j, value, there, SHAPE, VALUE_DEPTH, MASKED)
         dp = dot(go, tl.trans(v), None, PRECISION)
         if DROPOUT:
@@ -153,7 +141,7 @@ def grad_key_value_kernel(
     for pass_ in tl.static_range(2):
         dk, dv = _grad_key_value_span(
             dk, dv, k, v, query, grad_out, rows, j[:, None], batch, key_head, tile, plan,
-            sizes, numbers, tensors, lists, bias, dropout, scale,
+            sizes, numbers, tensors, lists, bias, dropout, scale * LOG2E,
             SHAPE, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
         )  # fmt: skip
     base = matrix_of(grad_key, batch, key_head, SHAPE)
@@ -189,9 +177,9 @@ def _grad_key_value_span(
         lse = load_lse(rows, place, here)
         products = dot(k, tl.trans(q), None, PRECISION)
         s = scores(
-            products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, False, MASKED, True
+            products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, True
         )
-        p = tl.exp(s - lse[None, :])
+        p = tl.exp2(s - lse[None, :])
         go_base = matrix_of(grad_out, batch, head, SHAPE)
         go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, MASKED)
         dp = dot(v, tl.trans(go), None, PRECISION)

@@ -13,6 +13,7 @@ from xmkern.ops.attention.triton_backward import load_lse
 from xmkern.ops.attention.triton_masks import reach, seen_keys
 from xmkern.ops.attention.triton_scores import (
     DEPTH,
+    LOG2E,
     VALUE_DEPTH,
     dot,
     kept,
@@ -46,24 +47,11 @@ def _tile_gradient(
     k = load_rows(matrix_of(key, batch, key_head, SHAPE), j, key, there, SHAPE, DEPTH, True)
     products = dot(q, tl.trans(k), None, PRECISION)
     s = scores(
-        products,
-        i[:, None],
-        j[None, :],
-        batch,
-        head,
-        sizes,
-        scale,
-        bias,
-        numbers,
-        tensors,
-        MASK,
-        BIAS,
-        False,
-        True,
-        True,
-    )
+        products, i[:, None], j[None, :], batch, head, sizes, scale * LOG2E, bias, numbers, tensors,
+        MASK, BIAS, True, True,
+    )  # fmt: skip
     place = (batch * heads + head) * sizes[2] + i
-    p = tl.exp(s - load_lse(rows, place, here)[:, None])
+    p = tl.exp2(s - load_lse(rows, place, here)[:, None])
     go_base = matrix_of(grad_out, batch, head, SHAPE)
     go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, True)
     value_base = matrix_of(value, batch, key_head, SHAPE)

@@ -28,14 +28,13 @@ from xmkern.ops.attention.triton_scores import (
 def forward_kernel(
     query, key, value, out, lse, splits, sizes, numbers, tensors, lists, bias, dropout, scale,
     SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
-    POSITIVE: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr,
+    PACKED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """out [B, H, L, Dv], lse float32 [B, H, L]; one program for ROWS queries of a head.
 
     PACKED: one program for the queries of all heads that share a key head, row r being query r // group of the
     r % group-th of them. SPLIT: the keys are cut among ``splits`` programs, and ``out`` (float32) and ``lse`` have a
-    leading axis for them, to be merged. POSITIVE: the scale is, so the largest product has the largest score.
+    leading axis for them, to be merged.
     """
     heads, key_heads, queries, keys = sizes[0], sizes[1], sizes[2], sizes[3]
     group = heads // key_heads
@@ -67,10 +66,14 @@ def forward_kernel(
     if PACKED:
         base = base[:, None]
     q = load_rows(base, i, query, here, SHAPE, DEPTH, True)
+    # The query takes the sign of the scale, so that the largest product has the largest score, and the scale keeps away
+    # from zero, which would make NaN of a hidden -inf.
+    scale = tl.cast(scale, tl.float32) * LOG2E
+    q = tl.where(scale < 0, -q, q)
+    scale = tl.maximum(tl.abs(scale), 1.2e-38)
     key_base = matrix_of(key, batch, key_head, SHAPE)
     value_base = matrix_of(value, batch, key_head, SHAPE)
 
-    scale = tl.cast(scale, tl.float32) * LOG2E
     top = tl.full((ROWS,), float("-inf"), tl.float32)  # the greatest score so far
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, SHAPE[3]), tl.float32)
@@ -81,8 +84,7 @@ def forward_kernel(
         acc, total, top = _span(
             acc, total, top, q, key_base, value_base, key, value, i[:, None], batch, side_head, tile, plan,
             sizes, numbers, tensors, lists, bias, dropout, scale,
-            SHAPE, MASK, LISTED, BIAS, DROPOUT, POSITIVE, PRECISION, ROWS, KEYS,
-            pass_ == 1,
+            SHAPE, MASK, LISTED, BIAS, DROPOUT, PRECISION, ROWS, KEYS, pass_ == 1,
         )  # fmt: skip
 
     # A row that sees nothing has total 0 and top -inf, which is its lse too.
@@ -122,7 +124,7 @@ def _span(
     acc, total, top, q, key_base, value_base, key, value, i, batch, head, tile, plan,
     sizes, numbers, tensors, lists, bias, dropout, scale,
     SHAPE: tl.constexpr, MASK: tl.constexpr, LISTED: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
-    POSITIVE: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """One of the two loops over tiles of keys: those that a mask cuts, or those that it does not."""
     if LISTED:
@@ -130,7 +132,7 @@ def _span(
     else:
         row, moving = batch, sizes[3]
     # Without a bias the factor is left for the exponent, where it joins the subtraction in one instruction.
-    FACTORED: tl.constexpr = POSITIVE and BIAS == NO_BIAS
+    FACTORED: tl.constexpr = BIAS == NO_BIAS
     if len(plan) == 7:
         start = plan[6] if MASKED else plan[5]
     else:
@@ -143,7 +145,7 @@ def _span(
         products = dot(q, tl.trans(k), None, PRECISION)
         s = scores(
             products, i, j[None, :], batch, head, sizes, 1.0 if FACTORED else scale, bias, numbers, tensors,
-            MASK, BIAS, True, MASKED, False,
+            MASK, BIAS, MASKED, False,
         )  # fmt: skip
         if FACTORED:
             new_top = tl.maximum(top, tl.max(s, 1) * scale)

@@ -68,7 +68,8 @@ def _visible_by(
 @triton.jit
 def seen_keys(j, batch, sizes, MASK: tl.constexpr, numbers, tensors):
     """Which keys exist and may be seen by some query. The others are read as zeros: whatever lies in the padding, zero
-    times NaN would be NaN. Conservative: what only segments, or a dense matrix, hide from everyone counts as seen.
+    times NaN would be NaN. Conservative: what only segments hide from everyone, or a dense matrix from every query of
+    one head, counts as seen.
     """
     seen = j < sizes[3]
     if len(MASK) > 0:
@@ -97,10 +98,9 @@ def _seen_by_some(
         return stack + (j < tl.maximum(numbers[N], numbers[N + 1]),)
     elif CODE == SEGMENTS:
         return stack + (j >= 0,)
-    else:  # told by one row where all heads and queries have the same
-        alike = (j * 0 + numbers[N + 1] == 0) & (j * 0 + numbers[N + 2] == 0)
-        flags = tensors[T] + batch * numbers[N] + j.to(tl.int64) * numbers[N + 3]
-        return stack + (tl.load(flags, mask=inside & alike, other=1) != 0,)
+    else:
+        flags = tensors[T + 1] + batch * numbers[N + 4] + j.to(tl.int64) * numbers[N + 7]
+        return stack + (tl.load(flags, mask=inside, other=0) != 0,)
 
 
 @triton.jit

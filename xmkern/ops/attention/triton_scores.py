@@ -100,20 +100,16 @@ def bias_at(i, j, here, there, batch, head, bias, BIAS: tl.constexpr):
 @triton.jit
 def scores(
     products, i, j, batch, head, sizes, scale, bias, numbers, tensors,
-    MASK: tl.constexpr, BIAS: tl.constexpr, BASE2: tl.constexpr, MASKED: tl.constexpr, KEYS_END: tl.constexpr,
+    MASK: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr, KEYS_END: tl.constexpr,
 ):  # fmt: skip
-    """products of queries and keys -> scores, -inf where hidden.
+    """products of queries and keys -> scores in base 2, as the scale is; -inf where hidden.
 
-    BASE2: so is the scale, and so are the scores. MASKED: the mask, or the last key, cuts this tile. KEYS_END: keys
-    past the last are met even where it does not.
+    MASKED: the mask, or the last key, cuts this tile. KEYS_END: keys past the last are met even where it does not.
     """
     here, there = i < sizes[2], j < sizes[3]
     result = products * scale
     if BIAS != NO_BIAS:
-        added = bias_at(i, j, here, there if MASKED or KEYS_END else None, batch, head, bias, BIAS)
-        if BASE2:
-            added *= LOG2E
-        result += added
+        result += bias_at(i, j, here, there if MASKED or KEYS_END else None, batch, head, bias, BIAS) * LOG2E
     if MASKED:
         seen = there
         if len(MASK) > 0:

@@ -1,7 +1,7 @@
 """The Triton launchers of attention against the reference, values and gradients, in Triton's interpreter.
 
 The interpreter must be on before Triton is imported, so this file runs itself: each test starts it as a script with
-the name of one of its ``check_`` functions. On a machine with a GPU, ``python tests/test_attention_triton.py`` runs
+the name of one of its ``check_`` functions. On a machine with a GPU, ``python tests/attention/test_triton.py`` runs
 all of them there.
 """
 
@@ -21,7 +21,7 @@ from xmkern.testing import assert_matches_reference
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 THOROUGH = DEVICE == "cuda" or bool(os.environ.get("XMKERN_THOROUGH"))  # the interpreter takes seconds for a case

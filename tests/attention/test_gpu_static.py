@@ -1,5 +1,5 @@
 """What can be known of attention's Triton kernels without a GPU: as the launcher asks for them, they compile for each
-chip, do not spill, fit its shared memory and use its matrix units. Values: test_attention_triton.py.
+chip, do not spill, fit its shared memory and use its matrix units. Values: test_triton.py.
 
 The launcher runs as it is, on tensors of the CPU, with a driver that has no GPU behind it: kernels are compiled with
 the very arguments that they would be launched with. ``XMKERN_THOROUGH=1`` compiles many more of them.
