@@ -1,8 +1,11 @@
 """Biases of attention that are looked up by where a query and a key stand, and learned."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 __all__ = ["RelativeBias", "swin_buckets", "t5_buckets"]
@@ -75,6 +78,24 @@ class RelativeBias:
             places = j - i[:, None] + L - 1
             buckets = places if buckets is None else buckets[places]
         return self.table[buckets].movedim(-1, 0)[None]
+
+
+def _unflatten(parts: Iterable[Any], context: None) -> RelativeBias:
+    bias = object.__new__(RelativeBias)  # of what a transform put in the tensors' places, unchecked
+    bias.table, bias.buckets = parts
+    return bias
+
+
+# So that transforms of torch, as grad, vmap and export, see the tensors.
+pytree.register_pytree_node(
+    RelativeBias,
+    lambda bias: ([bias.table, bias.buckets], None),
+    _unflatten,
+    flatten_with_keys_fn=lambda bias: (
+        [(pytree.GetAttrKey(name), getattr(bias, name)) for name in ("table", "buckets")],
+        None,
+    ),
+)
 
 
 def t5_buckets(

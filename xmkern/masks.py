@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from xmkern.ops.attention.program import TENSOR_OPERANDS, UNBOUNDED, Code, dense_mask, instructions
@@ -90,6 +91,18 @@ class Mask:
                 raise ValueError(
                     f"mask: {name} must fit {axes} = {list(full)} (an axis may be 1), not {list(shape)}{hint}"
                 )
+
+
+# So that transforms of torch, as vmap and export, see the tensors.
+pytree.register_pytree_node(
+    Mask,
+    lambda mask: (list(mask.tensors), mask.program),
+    lambda tensors, program: Mask(program, tuple(tensors)),
+    flatten_with_keys_fn=lambda mask: (
+        [(pytree.SequenceKey(i), tensor) for i, tensor in enumerate(mask.tensors)],
+        mask.program,
+    ),
+)
 
 
 def causal(offset: int = 0) -> Mask:

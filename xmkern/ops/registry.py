@@ -61,7 +61,8 @@ class Op:
         _ops[self.name] = self
 
     def __call__(self, *args: Any, backend: str = "auto") -> Any:
-        return self.overload(*args, backend)
+        # The dispatcher takes longer than a small kernel: it is left out where it would only come back to _run.
+        return self._run(*args, backend) if _unobserved(args) else self.overload(*args, backend)
 
     def refusals(self, *args: Any) -> Iterator[tuple[Backend, str | None]]:
         """Each backend, best first, with the reason why it cannot serve these arguments (None: it can)."""
@@ -92,6 +93,25 @@ class Op:
 
 
 _ops: dict[str, Op] = {}
+
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, bool, int, float, str, tuple, type(None)})
+_keys = torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
+_local_keys = torch._C._dispatch_tls_local_include_set
+_profiled = torch.autograd._profiler_enabled
+_UNOBSERVED = {
+    _keys.raw_repr(),
+    _keys.add(torch._C.DispatchKey.ADInplaceOrView).raw_repr(),
+}  # the former: inference mode
+
+
+def _unobserved(args: tuple[Any, ...]) -> bool:
+    """Whether no compiler, mode, transform, tracer, profiler or tensor subclass has to see the call of an operator."""
+    return (
+        not torch.compiler.is_compiling()
+        and _local_keys().raw_repr() in _UNOBSERVED
+        and not _profiled()
+        and _PLAIN.issuperset(map(type, args))
+    )
 
 
 def ops() -> dict[str, Op]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from xmkern import functional, native
@@ -24,7 +25,8 @@ def assert_matches_reference(
 
     Integer and bool results must be equal. A floating-point result may be at most twice as far from the reference in
     float64 as the reference in the inputs' own dtype is (plus a few units in the last place); so may each gradient of
-    an input that requires one, for a fixed random cotangent.
+    an input that requires one, for a fixed random cotangent. Tensors within inputs, as in a list or a RelativeBias, are
+    inputs too. Every call starts from the same state of torch's random generators.
 
     Args:
         op: the name of a call of ``xmkern.functional``, or a function to test against ``reference``.
@@ -51,21 +53,21 @@ def assert_matches_reference(
         raise AssertionError(f"results differ in kind: {sorted(got)} against {sorted(eager)} of the reference")
     exact = eager
     if any(t.is_floating_point() for t in eager.values()):
-        exact = _evaluate(expected, {name: _in_float64(value) for name, value in inputs.items()})
+        exact = _evaluate(expected, in_float64(inputs))
     for name in eager:
         _compare(name, got[name], eager[name], exact[name])
 
 
 def _evaluate(call: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     """The outputs of a call, and the gradients of its inputs, by name."""
-    fresh = {
-        name: value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
-        for name, value in inputs.items()
-    }
-    outputs = call(**fresh)
+    leaves, spec = pytree.tree_flatten_with_path(dict(inputs))
+    fresh = {_name(path): leaf.detach() if isinstance(leaf, Tensor) else leaf for path, leaf in leaves}
+    wanted = {_name(path): fresh[_name(path)].requires_grad_() for path, leaf in leaves if _graded(leaf)}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        outputs = call(**pytree.tree_unflatten(list(fresh.values()), spec))
     outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
     results = {f"output {i}": torch.as_tensor(out) for i, out in enumerate(outputs)}
-    wanted = {name: v for name, v in fresh.items() if isinstance(v, Tensor) and v.requires_grad}
     graded = [out for out in results.values() if out.requires_grad]
     if wanted and graded:
         generator = torch.Generator().manual_seed(0)
@@ -76,10 +78,24 @@ def _evaluate(call: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, 
     return {name: value.detach() for name, value in results.items()}
 
 
-def _in_float64(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().double().requires_grad_(value.requires_grad)
-    return value
+def _name(path: tuple[Any, ...]) -> str:
+    """The argument's name, and the way to a tensor within it."""
+    return path[0].key + pytree.keystr(path[1:])
+
+
+def _graded(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def in_float64(values: Any) -> Any:
+    """The same with every floating-point tensor in float64."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.detach().double().requires_grad_(value.requires_grad)
+        return value
+
+    return pytree.tree_map(converted, values)
 
 
 def _compare(name: str, got: Tensor, eager: Tensor, exact: Tensor) -> None:
@@ -104,12 +120,15 @@ def _compare(name: str, got: Tensor, eager: Tensor, exact: Tensor) -> None:
         raise AssertionError(f"{name}: error {error:.3g}, allowed {allowed:.3g} (twice eager PyTorch's own)")
 
 
-def differences(got: Any, expected: Any) -> str:
-    """How the results of an operator differ beyond rounding, in a sentence; empty if they do not."""
-    pairs = [(got, expected)] if isinstance(got, Tensor) else list(zip(got, expected, strict=True))
-    for i, (a, b) in enumerate(pairs):
+def differences(got: Any, eager: Any, exact: Any) -> str:
+    """How the results of an operator differ beyond rounding, in a sentence; empty if they do not.
+
+    eager and exact are the reference's, in the inputs' own dtype and in float64.
+    """
+    results = [(got, eager, exact)] if isinstance(got, Tensor) else list(zip(got, eager, exact, strict=True))
+    for i, result in enumerate(results):
         try:
-            _compare(f"output {i}", a, b, b)
+            _compare(f"output {i}", *result)
         except AssertionError as error:
             return str(error)
     return ""

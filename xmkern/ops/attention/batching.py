@@ -40,7 +40,7 @@ def _batch(x: Tensor, dim: int | None) -> int:
 
 
 def _foldable(dims: tuple[Any, ...], args: tuple[Any, ...]) -> bool:
-    """Not with buckets of their own for each element, and not with dropout, which is keyed by the place in the batch."""
+    """Not with buckets of its own for each element, and not with dropout, which is keyed by the place in the batch."""
     return args[_SEED] is None and dims[_BUCKETS] is None
 
 

@@ -8,16 +8,17 @@ from xmkern.ops.attention.layout import empty_like_query
 
 MAX_DEPTH = 256
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_NO_BIAS = (0, 0, 0, 0, 0, 0)
+_NO_BIAS: tuple[tuple[int, ...], object] = ((0, 0, 0, 0, 0, 0), None)
+_NO_DROPOUT = (0, 0, 1.0)
 
 
 def refuses(query: Tensor, key: Tensor, value: Tensor, *args: object) -> str | None:
-    if query.device.type != "cpu":
+    if not query.is_cpu:
         return f"the tensors are on {query.device}"
     if query.dtype not in _DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {query.dtype}"
-    if query.shape[-1] > MAX_DEPTH or value.shape[-1] > MAX_DEPTH:
-        return f"the kernels take heads of up to {MAX_DEPTH} numbers, not {max(query.shape[-1], value.shape[-1])}"
+    if query.size(3) > MAX_DEPTH or value.size(3) > MAX_DEPTH:
+        return f"the kernels take heads of up to {MAX_DEPTH} numbers, not {max(query.shape[3], value.shape[3])}"
     return native.why_missing()
 
 
@@ -33,9 +34,9 @@ def attention(
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    query, key, value = _dense(query), _dense(key), _dense(value)
-    out = empty_like_query(query, value.shape[3])
-    lse = torch.empty(query.shape[:3], dtype=torch.float32)
+    batches, heads, queries, _ = query.shape
+    out = empty_like_query(query, value.size(3))
+    lse = torch.empty(batches, heads, queries, dtype=torch.float32)
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
     native.module().attention.forward(*call, torch.get_num_threads())
     del kept
@@ -59,24 +60,22 @@ def attention_backward(
     seed: Tensor | None,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    query, key, value, out, grad_out = _dense(query), _dense(key), _dense(value), _dense(out), _dense(grad_out)
-    grad_query, grad_key, grad_value = (empty_like_query(x, x.shape[3]) for x in (query, key, value))
+    grads = [empty_like_query(x, x.shape[3]) for x in (query, key, value)]
+    grad_out = _dense(grad_out)
     grad_bias = torch.zeros(bias.shape if bias_grad and bias is not None else 0, dtype=torch.float32)
     lse = lse.contiguous()
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
     native.module().attention.backward(
         *call,
-        _operand(grad_out),
+        _numbers(grad_out),
         0 if grad_lse is None else grad_lse.data_ptr(),
-        _operand(grad_query),
-        _operand(grad_key),
-        _operand(grad_value),
+        *map(_numbers, grads),
         *_bias_gradient(grad_bias, buckets),
         torch.get_num_threads(),
     )
     del kept
-    return grad_query, grad_key, grad_value, grad_bias
+    return (*grads, grad_bias)  # type: ignore[return-value]
 
 
 def _call(
@@ -96,36 +95,40 @@ def _call(
     """The arguments that both directions share, and the tensors that must outlive the call."""
     batches, heads, queries, depth = query.shape
     _, key_heads, keys, value_depth = value.shape
+    query, key, value, out = _dense(query), _dense(key), _dense(value), _dense(out)
     tensors = [_mask_tensor(t) for t in mask_tensors] if mask_tensors else []
-    bias_numbers, kept = _NO_BIAS, None
-    if bias is not None:
-        bias_numbers, kept = _bias(bias, buckets, queries)
-    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
+    bias_numbers, kept = _NO_BIAS if bias is None else _bias(bias, buckets, queries)
     call = (
         (batches, heads, key_heads, queries, keys, depth, value_depth),
         _DTYPES[query.dtype],
         scale,
-        _operand(query),
-        _operand(key),
-        _operand(value),
-        _operand(out),
+        _numbers(query),
+        _numbers(key),
+        _numbers(value),
+        _numbers(out),
         lse.data_ptr(),
         mask,
         tensors,
         bias_numbers,
-        threshold,
-        0 if seed is None else int(seed) & (2**64 - 1),
-        1 / (1 - dropout_p) if dropout_p < 1 else 0.0,
+        *(_NO_DROPOUT if seed is None else _dropout(dropout_p, seed)),
     )
-    return call, kept
+    return call, (query, key, value, out, kept)
 
 
 def _dense(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return x if x.stride()[3] == 1 else x.contiguous()
 
 
-def _operand(x: Tensor) -> tuple[int, ...]:
-    return (x.data_ptr(), *x.stride()[:3])
+def _numbers(x: Tensor) -> tuple[int, int, int, int]:
+    """Address and strides of batch, head and row."""
+    batch, head, row, _ = x.stride()
+    return x.data_ptr(), batch, head, row
+
+
+def _dropout(dropout_p: float, seed: Tensor) -> tuple[int, int, float]:
+    """The threshold of Philox's words, the seed, and what the weights that are kept are multiplied with."""
+    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
+    return threshold, int(seed) & (2**64 - 1), 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
 
 
 def _strides(x: Tensor) -> list[int]:
@@ -149,17 +152,26 @@ def _bias(bias: Tensor, buckets: Tensor | None, queries: int) -> tuple[tuple[int
         return (bias.data_ptr(), *strides, 0), bias
     batch, head, step = strides
     if buckets is not None:
-        buckets = buckets.contiguous()
+        buckets = _checked(buckets, bias.shape[2])
         return (bias.data_ptr(), batch, head, 0, step, buckets.data_ptr()), buckets
     # Toeplitz: element key - query + queries - 1.
     step = bias.stride(2)
     return (bias.data_ptr() + 4 * (queries - 1) * step, batch, head, -step, step, 0), bias
 
 
+def _checked(buckets: Tensor, count: int) -> Tensor:
+    # The kernels read and write memory by these numbers, and only here are they at hand under a compiler too.
+    if buckets.numel():
+        low, high = (int(end) for end in buckets.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(f"bias: buckets must be 0 to {count - 1}, rows of the table, not {low} to {high}")
+    return buckets.contiguous()
+
+
 def _bias_gradient(grad: Tensor, buckets: Tensor | None) -> tuple[int, tuple[int, ...]]:
     """BiasForm's number; address, strides of batch, head, query and key, length of the vector."""
     if grad.dim() == 1:
-        return 0, _NO_BIAS
+        return 0, _NO_BIAS[0]
     strides = _strides(grad)
     if grad.dim() == 4:
         form = 1 if grad.shape[2] > 1 else 2

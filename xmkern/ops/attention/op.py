@@ -13,14 +13,19 @@ from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.registry import Backend, Op
 
 
-def _backends(name: str, forward_args: Callable[..., tuple[Any, ...]]) -> list[Backend]:
-    """The launchers that have a function of this name, and the reference. ``refuses`` takes the forward's arguments."""
+def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
+    """The launchers that have a function of this name, and the reference."""
     fast = [
-        Backend(kind, getattr(own, name), lambda *args, own=own: own.refuses(*forward_args(*args)))
+        Backend(kind, getattr(own, name), refuses(own))
         for kind, own in {"cpu": cpu, "triton": triton}.items()
         if hasattr(own, name)
     ]
     return [*fast, Backend("reference", getattr(reference, name))]
+
+
+def _refuses_backward(own: Any) -> Callable[..., str | None]:
+    """A launcher's ``refuses`` takes the forward's arguments."""
+    return lambda *args: own.refuses(*args[2:5], *args[7:14])
 
 
 def lse_dtype(query: Tensor) -> torch.dtype:
@@ -37,7 +42,7 @@ def _fake_backward(
     _, lse, _, _, bias, *_, bias_grad = rest
     grad_bias = lse.new_empty(bias.shape if bias is not None and bias_grad else (0,))
     grads = (empty_like_query(x, x.shape[3]) for x in (query, key, value))
-    return (*grads, grad_bias)  # type: ignore[return-value]
+    return (*grads, grad_bias)
 
 
 def _sample() -> tuple[Any, ...]:
@@ -56,7 +61,7 @@ def _sample_backward() -> tuple[Any, ...]:
 attention_forward = Op(
     "attention(Tensor query, Tensor key, Tensor value, SymInt[] mask, Tensor[] mask_tensors, Tensor? bias, "
     "Tensor? buckets, float scale, float dropout_p, Tensor? seed) -> (Tensor, Tensor)",
-    backends=_backends("attention", lambda *args: args),
+    backends=_backends("attention", lambda own: own.refuses),
     fake=_fake_attention,
     sample=_sample,
     fold=fold_forward,
@@ -66,7 +71,7 @@ attention_backward = Op(
     "attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, "
     "Tensor lse, SymInt[] mask, Tensor[] mask_tensors, Tensor? bias, Tensor? buckets, float scale, float dropout_p, "
     "Tensor? seed, bool bias_grad) -> (Tensor, Tensor, Tensor, Tensor)",
-    backends=_backends("attention_backward", lambda *args: (*args[2:5], *args[7:14])),
+    backends=_backends("attention_backward", _refuses_backward),
     fake=_fake_backward,
     sample=_sample_backward,
     fold=fold_backward,
@@ -136,9 +141,7 @@ def attention(
     )
     # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
     if graded or torch._C._are_functorch_transforms_active():
-        return _Attention.apply(  # type: ignore[no-untyped-call]
-            query, key, value, bias, buckets, seed, mask, scale, dropout_p, backend, *mask_tensors
-        )
-    return attention_forward.overload(
-        query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend
+        return _Attention.apply(query, key, value, bias, buckets, seed, mask, scale, dropout_p, backend, *mask_tensors)
+    return attention_forward(
+        query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend=backend
     )

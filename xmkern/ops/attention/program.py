@@ -1,7 +1,7 @@
 """Mask programs: postfix lists of integers and the tensors that they refer to.
 
-Each instruction is its code followed by its operands; AND and OR pop two masks and push one, all others push one. An empty
-program means that everything is visible. i counts queries, j keys, b the batch, h heads.
+Each instruction is its code followed by its operands; AND and OR pop two masks and push one, all others push one. An
+empty program means that everything is visible. i counts queries, j keys, b the batch, h heads.
 """
 
 from collections.abc import Iterator, Sequence
@@ -78,8 +78,8 @@ def dense_mask(
 def grid(
     i: Tensor, j: Tensor, text: int, height: int, width: int, row_lo: int, row_hi: int, col_lo: int, col_hi: int
 ) -> Tensor:
-    """``text`` tokens, then height x width tokens of an image in rows. All see the text; a token of the image sees those
-    of the image whose row and column differ from its own by at least the low and at most the high bounds."""
+    """``text`` tokens, then height x width tokens of an image in rows. All see the text; a token of the image sees
+    those of the image whose row and column differ from its own by at least the low and at most the high bounds."""
     rows = (j - text).div(width, rounding_mode="floor") - (i - text).div(width, rounding_mode="floor")
     columns = (j - text) % width - (i - text) % width
     near = (rows >= row_lo) & (rows <= row_hi) & (columns >= col_lo) & (columns <= col_hi)

@@ -157,7 +157,7 @@ def _kept(query: Tensor, key: Tensor, dropout_p: float, seed: Tensor | None) -> 
         return 1.0
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     kept = keep_mask((*query.shape[:3], key.shape[2]), dropout_p, seed)
-    return kept.to(wide) / (1 - dropout_p)
+    return kept.to(wide) / (1 - dropout_p) if dropout_p < 1 else 0.0
 
 
 def keep_mask(shape: tuple[int, int, int, int], dropout_p: float, seed: Tensor) -> Tensor:
