@@ -25,6 +25,7 @@ PUBLIC = {
         "cpu_capability",
         "functional",
         "masks",
+        "nn",
         "set_cpu_capability",
     },
     "xmkern.functional": {
@@ -39,6 +40,7 @@ PUBLIC = {
     },
     "xmkern.masks": {"Mask", "axial", "band", "causal", "dense", "key_lengths", "prefix", "segments"},
     "xmkern.biases": {"RelativeBias", "swin_buckets", "t5_buckets"},
+    "xmkern.nn": {"MultiheadAttention", "TransformerDecoderLayer", "TransformerEncoderLayer"},
     "xmkern.testing": {"assert_matches_reference", "each_capability", "strategies", "threads"},
 }
 

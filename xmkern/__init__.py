@@ -4,10 +4,19 @@
 index. Importing needs neither a GPU nor Triton nor a compiler; what is absent is served by plain PyTorch.
 """
 
-from xmkern import biases, functional, masks, native
+from xmkern import biases, functional, masks, native, nn
 from xmkern.native import cpu_capabilities, cpu_capability, set_cpu_capability
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "biases", "cpu_capabilities", "cpu_capability", "functional", "masks", "set_cpu_capability"]
+__all__ = [
+    "__version__",
+    "biases",
+    "cpu_capabilities",
+    "cpu_capability",
+    "functional",
+    "masks",
+    "nn",
+    "set_cpu_capability",
+]
 
 native.warn_if_missing()
