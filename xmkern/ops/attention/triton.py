@@ -115,6 +115,8 @@ def attention(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     call = _Call(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
+    if scale <= 0:  # the query takes the sign; times zero, a hidden -inf would be NaN
+        call.query, call.scale = -call.query, max(-scale, 1e-37)
     out = empty_like_query(query, call.value_depth)
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     if lse.numel() == 0:

@@ -65,7 +65,8 @@ def grad_query_kernel(
     value_base = matrix_of(value, batch, key_head, SHAPE)
 
     scale = tl.cast(scale, tl.float32)
-    acc = tl.zeros((ROWS, SHAPE[2]), tl.float32)
+    PAD: tl.constexpr = SHAPE[2]  # Triton 3.6 takes no element of a constant tuple as part of a shape
+    acc = tl.zeros((ROWS, PAD), tl.float32)
     plan = walk(
         tile, tile * ROWS, tl.minimum(tile * ROWS + ROWS, queries), keys, batch, lists, numbers, tensors,
         MASK, LISTED, KEYS, False,
@@ -132,8 +133,10 @@ def grad_key_value_kernel(
     v = load_rows(value_base, j, value, seen, SHAPE, VALUE_DEPTH, True)
 
     scale = tl.cast(scale, tl.float32)
-    dk = tl.zeros((KEYS, SHAPE[2]), tl.float32)
-    dv = tl.zeros((KEYS, SHAPE[3]), tl.float32)
+    PAD: tl.constexpr = SHAPE[2]
+    VALUE_PAD: tl.constexpr = SHAPE[3]
+    dk = tl.zeros((KEYS, PAD), tl.float32)
+    dv = tl.zeros((KEYS, VALUE_PAD), tl.float32)
     plan = walk(
         tile, tile * KEYS, tl.minimum(tile * KEYS + KEYS, keys), queries, batch, lists, numbers, tensors,
         MASK, LISTED, ROWS, True,
@@ -176,9 +179,7 @@ def _grad_key_value_span(
         place = (batch * sizes[0] + head) * sizes[2] + i
         lse = load_lse(rows, place, here)
         products = dot(k, tl.trans(q), None, PRECISION)
-        s = scores(
-            products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, True
-        )
+        s = scores(products, i[None, :], j, batch, head, sizes, scale, bias, numbers, tensors, MASK, BIAS, MASKED, True)
         p = tl.exp2(s - lse[None, :])
         go_base = matrix_of(grad_out, batch, head, SHAPE)
         go = load_rows(go_base, i, grad_out, here, SHAPE, VALUE_DEPTH, MASKED)

@@ -34,7 +34,8 @@ def forward_kernel(
 
     PACKED: one program for the queries of all heads that share a key head, row r being query r // group of the
     r % group-th of them. SPLIT: the keys are cut among ``splits`` programs, and ``out`` (float32) and ``lse`` have a
-    leading axis for them, to be merged.
+    leading axis for them, to be merged. The scale is
+    positive, so that the largest product has the largest score.
     """
     heads, key_heads, queries, keys = sizes[0], sizes[1], sizes[2], sizes[3]
     group = heads // key_heads
@@ -66,17 +67,14 @@ def forward_kernel(
     if PACKED:
         base = base[:, None]
     q = load_rows(base, i, query, here, SHAPE, DEPTH, True)
-    # The query takes the sign of the scale, so that the largest product has the largest score, and the scale keeps away
-    # from zero, which would make NaN of a hidden -inf.
-    scale = tl.cast(scale, tl.float32) * LOG2E
-    q = tl.where(scale < 0, -q, q)
-    scale = tl.maximum(tl.abs(scale), 1.2e-38)
     key_base = matrix_of(key, batch, key_head, SHAPE)
     value_base = matrix_of(value, batch, key_head, SHAPE)
 
+    scale = tl.cast(scale, tl.float32) * LOG2E
     top = tl.full((ROWS,), float("-inf"), tl.float32)  # the greatest score so far
     total = tl.zeros((ROWS,), tl.float32)
-    acc = tl.zeros((ROWS, SHAPE[3]), tl.float32)
+    PAD: tl.constexpr = SHAPE[3]  # Triton 3.6 takes no element of a constant tuple as part of a shape
+    acc = tl.zeros((ROWS, PAD), tl.float32)
     plan = walk(tile, begin, end, keys, batch, lists, numbers, tensors, MASK, LISTED, KEYS, False)
     if SPLIT:
         plan = _share(plan, split.to(tl.int32), splits)
