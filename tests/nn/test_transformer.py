@@ -117,6 +117,16 @@ class TestEncoder:
         assert not out[1, 2:].any()
         assert [arguments["key_padding_mask"].shape for arguments in seen] == [(2, 5)] * 2
 
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+    def test_a_ragged_batch_is_as_its_samples_alone(self):
+        layer = TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        samples = [torch.randn(5, 8), torch.randn(2, 8)]
+        batch = torch.nested.nested_tensor(samples)
+        for got, sample in zip(layer(batch, is_causal=True).unbind(), samples, strict=True):
+            torch.testing.assert_close(got, layer(sample, is_causal=True))
+        with pytest.raises(AssertionError, match="src_key_padding_mask"):
+            layer(batch, src_key_padding_mask=padding(5, 5, 2))
+
 
 @pytest.mark.parametrize("training", [False, True])
 def test_in_torch_decoder(training):

@@ -38,7 +38,9 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
             Shaped like ``src``.
         """
         if src.is_nested:
-            return self._nested(src)
+            if src_key_padding_mask is not None:
+                raise AssertionError("src_key_padding_mask must be None where src is nested, which has no padding")
+            return self._nested(src, src_mask, is_causal)
         # torch's forward would rather call a kernel of its own, which knows nothing of ``self_attn``.
         if self.norm_first:
             x = src + self._sa_block(self.norm1(src), src_mask, src_key_padding_mask, is_causal=is_causal)
@@ -46,13 +48,13 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
         x = self.norm1(src + self._sa_block(src, src_mask, src_key_padding_mask, is_causal=is_causal))
         return self.norm2(x + self._ff_block(x))
 
-    def _nested(self, src: Tensor) -> Tensor:
+    def _nested(self, src: Tensor, src_mask: Tensor | None, is_causal: bool) -> Tensor:
         """A ragged batch, as :class:`torch.nn.TransformerEncoder` makes of a padded one in evaluation mode."""
         lengths = [len(sample) for sample in src.unbind()]
         padded = src.to_padded_tensor(0.0)
         places = torch.arange(padded.shape[1], device=src.device)
         padding = places >= torch.tensor(lengths, device=src.device)[:, None]
-        out = self(padded, src_key_padding_mask=padding)
+        out = self(padded, src_mask, padding, is_causal)
         return torch.nested.as_nested_tensor([x[:length] for x, length in zip(out, lengths, strict=True)])
 
 
