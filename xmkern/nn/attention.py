@@ -158,6 +158,8 @@ def _masks(
 def _weights(q: Tensor, k: Tensor, mask: masks.Mask | None, bias: Tensor | None) -> Tensor:
     """q [N, H, L, D], k [N, H, S, D] -> their softmax [N, H, L, S] in plain PyTorch; zeros where nothing is visible."""
     scores = q / math.sqrt(q.shape[-1]) @ k.mT
+    if mask is None and bias is None:
+        return scores.softmax(-1)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     if mask is not None:
