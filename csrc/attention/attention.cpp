@@ -24,16 +24,21 @@ XMKERN_ATTENTION_KERNELS
 namespace avx512 {
 XMKERN_ATTENTION_KERNELS
 }
+namespace avx512_bf16 {
+XMKERN_ATTENTION_KERNELS
+}
 #endif
 
 namespace attention {
 namespace {
 
 #if XMKERN_X86
-const KernelTable<ForwardKernel> forward_kernels = {
-    {&baseline::attention_forward, &avx2::attention_forward, &avx512::attention_forward, nullptr, nullptr}};
-const KernelTable<BackwardKernel> backward_kernels = {
-    {&baseline::attention_backward, &avx2::attention_backward, &avx512::attention_backward, nullptr, nullptr}};
+const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward, &avx2::attention_forward,
+                                                     &avx512::attention_forward, nullptr,
+                                                     &avx512_bf16::attention_forward}};
+const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward, &avx2::attention_backward,
+                                                       &avx512::attention_backward, nullptr,
+                                                       &avx512_bf16::attention_backward}};
 #else
 const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward}};
 const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward}};

@@ -94,11 +94,17 @@ inline float largest(Floats x) {
 // 2^x for x <= 127, to 1.5 units in the last place; 0 below -126, NaN for NaN. 2^x = 2^n 2^f with n whole and |f| <=
 // 1/2; the polynomial has the least relative error on that interval.
 inline Floats exp2(Floats x) {
+#if defined(__AVX512F__)
+  const __m512 wide = reinterpret_cast<__m512>(x);
+  const __m512 whole = _mm512_roundscale_ps(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Floats f = x - reinterpret_cast<Floats>(whole);
+#else
   const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
   const Floats floor = splat(-126.0f);
   const Floats low = larger(floor, x);
   const Floats shifted = low + magic;
   const Floats f = low - (shifted - magic);
+#endif
   Floats p = splat(1.534581201e-4f);
   p = p * f + 1.339993122e-3f;
   p = p * f + 9.618488957e-3f;
@@ -106,12 +112,12 @@ inline Floats exp2(Floats x) {
   p = p * f + 2.402264689e-1f;
   p = p * f + 6.931472057e-1f;
   p = p * f + 1.0f;
-  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
 #if defined(__AVX512F__)
-  // True for NaN too: "not less than".
-  const auto in_range = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), reinterpret_cast<__m512>(floor), _CMP_NLT_UQ);
-  return reinterpret_cast<Floats>(_mm512_maskz_mov_ps(in_range, reinterpret_cast<__m512>(scaled)));
+  // "Not less than" is true for NaN too.
+  const auto in_range = _mm512_cmp_ps_mask(wide, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return reinterpret_cast<Floats>(_mm512_maskz_scalef_ps(in_range, reinterpret_cast<__m512>(p), whole));
 #else
+  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
   return x < floor ? Floats{} : scaled;
 #endif
 }
