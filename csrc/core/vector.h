@@ -72,23 +72,39 @@ inline uint32_t at_least(Words a, Words b) {
 #endif
 }
 
-// Sums and maxima over the lanes, by halves: the order is fixed.
+#if defined(__AVX2__)
+// Folds a vector onto its lower half, again and again, until one number is left.
+template <class F>
+inline float fold(Floats x, F&& join) {
+#if defined(__AVX512F__)
+  const __m512 wide = reinterpret_cast<__m512>(x);
+  const __m256 half = join(_mm512_castps512_ps256(wide), _mm512_extractf32x8_ps(wide, 1));
+#else
+  const __m256 half = reinterpret_cast<__m256>(x);
+#endif
+  const __m256 quarter = join(half, _mm256_permute2f128_ps(half, half, 1));
+  const __m256 two = join(quarter, _mm256_permute_ps(quarter, 0x4e));
+  return _mm256_cvtss_f32(join(two, _mm256_permute_ps(two, 0xb1)));
+}
+#endif
+
+// Sums over the lanes, by halves: the order is fixed.
 inline float sum(Floats x) {
-  float part[lanes];
-  store(part, x);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
+#if defined(__AVX2__)
+  return fold(x, [](__m256 a, __m256 b) { return _mm256_add_ps(a, b); });
+#else
+  return x[0] + x[2] + (x[1] + x[3]);
+#endif
 }
 
-// NaN if a lane is.
+// The largest lane; NaNs may be passed over.
 inline float largest(Floats x) {
-  float part[lanes];
-  store(part, x);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i)
-      part[i] = part[i + half] > part[i] || part[i + half] != part[i + half] ? part[i + half] : part[i];
-  return part[0];
+#if defined(__AVX2__)
+  return fold(x, [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); });
+#else
+  const float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
+  return a > b ? a : b;
+#endif
 }
 
 // 2^x for x <= 127, to 1.5 units in the last place; 0 below -126, NaN for NaN. 2^x = 2^n 2^f with n whole and |f| <=
