@@ -182,12 +182,12 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   });
 
   const bool biased = p.bias.data != nullptr, dropped = p.dropout.threshold != 0;
-  const float exponent_scale = __builtin_fabsf(p.scale) * log2_e, factor = biased ? 1.0f : exponent_scale;
+  const float factor = pending_scale(p);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t query = row_begin + r;
     float *scores = w.scores + r * stride, *grads = w.grad_scores + r * stride;
     const Row row = row_of_query<dtype>(p, g, batch, head, query);
-    if (biased) add_bias(p, group, batch, head, query, scores, exponent_scale);
+    if (biased) add_bias(p, group, batch, head, query, scores);
     hide(group, r, scores);
     if (dropped) {
       for (int i = 0; i < group.count; ++i)

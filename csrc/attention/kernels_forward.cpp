@@ -1,6 +1,6 @@
 // The forward pass (Dao et al. 2022): online softmax over groups of key tiles, nothing of size [queries, keys].
 // Compiled once per instruction set (see core/capability.h): no standard-library code in here.
-#include "attention/scores.h"
+#include "attention/softmax.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
 namespace {
@@ -49,43 +49,9 @@ void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Ar
   }
 }
 
-// Of one row: the largest exponent so far, and the sum of the powers below it.
-struct Softmax {
-  float most, total;
-};
-
-// Scores to powers of two below the row's largest; returns by what the sums so far must be multiplied.
-float exponentiate(float* scores, int64_t columns, float scale, Softmax& state) {
-  Floats most[2] = {splat(state.most), splat(state.most)};
-  int64_t c = 0;
-  for (; c + 2 * lanes <= columns; c += 2 * lanes)
-    for (int i = 0; i < 2; ++i) most[i] = larger(load(scores + c + i * lanes), most[i]);
-  if (c < columns) most[0] = larger(load(scores + c), most[0]);
-  const float peak = largest(larger(most[0], most[1]));
-  // Where nothing is visible yet, any finite shift gives powers of zero.
-  const Floats shift = splat(peak == -infinity ? 0.0f : peak * scale), factor = splat(scale);
-  Floats total[2] = {};
-  for (c = 0; c + 2 * lanes <= columns; c += 2 * lanes)
-    for (int i = 0; i < 2; ++i) {
-      const Floats power = exp2(load(scores + c + i * lanes) * factor - shift);
-      total[i] += power;
-      store(scores + c + i * lanes, power);
-    }
-  if (c < columns) {
-    const Floats power = exp2(load(scores + c) * factor - shift);
-    total[0] += power;
-    store(scores + c, power);
-  }
-  const float kept = state.most == peak ? 1.0f : exp2(splat(state.most * scale) - shift)[0];
-  state = {peak, state.total * kept + sum(total[0] + total[1])};
-  return kept;
-}
-
 template <class Arithmetic, Dtype dtype>
 void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
             const Workspace<Arithmetic>& w) {
-  const bool biased = p.bias.data != nullptr;
-  const float exponent_scale = __builtin_fabsf(p.scale) * log2_e;
   load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
 
   Softmax state[max_rows];
@@ -102,11 +68,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     });
     for (int64_t r = 0; r < rows; ++r) {
       float* scores = w.scores + r * stride;
-      const int64_t query = row_begin + r;
-      if (biased) add_bias(p, group, batch, head, query, scores, exponent_scale);
-      hide(group, r, scores);
-      const float kept = exponentiate(scores, group.columns, biased ? 1.0f : exponent_scale, state[r]);
-      if (p.dropout.threshold) drop(p, group, batch, head, query, scores);
+      const float kept = softmax_row(p, group, batch, head, row_begin, r, scores, state[r]);
       narrow(scores, group.columns, reinterpret_cast<typename Arithmetic::Unit*>(scores));
       if (first || kept == 1.0f) continue;
       for (int64_t c = 0; c < w.values.columns; c += lanes) {
@@ -122,17 +84,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     });
   }
 
-  for (int64_t r = 0; r < rows; ++r) {
-    const auto [most, total] = state[r];
-    const bool blind = total == 0.0f;
-    if (blind)
-      for (int64_t c = 0; c < w.values.columns; c += lanes) store(w.sums + r * stride + c, Floats{});
-    const float scale = blind ? 0.0f : p.dropout.kept_scale / total;
-    store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, row_begin + r), w.sums + r * stride, p.value_depth,
-                     scale);
-    p.lse[(batch * p.heads + head) * p.queries + row_begin + r] =
-        blind ? -infinity : (biased ? most : most * exponent_scale) * ln_2 + __builtin_logf(total);
-  }
+  for (int64_t r = 0; r < rows; ++r) finish_row<dtype>(p, batch, head, row_begin + r, state[r], w.sums + r * stride);
 }
 
 void forward(const Problem& p, const Part& part) {

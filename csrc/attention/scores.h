@@ -150,11 +150,20 @@ struct BiasRow {
   }
 };
 
-// Brings scores of one row to base-2 exponents, adds the bias and hides what is masked. Without a bias, the scores stay
-// as they are, to be multiplied by the returned scale.
+// What products of queries and keys are multiplied by to be exponents of two. Never 0: what is hidden is -inf, and
+// stays so.
+inline float exponent_scale(const Problem& p) {
+  const float scale = __builtin_fabsf(p.scale) * log2_e;
+  return scale > __FLT_MIN__ ? scale : __FLT_MIN__;
+}
+// The same, where add_bias has not already done it.
+inline float pending_scale(const Problem& p) { return p.bias.data ? 1.0f : exponent_scale(p); }
+
+// Brings scores of one row to exponents of two and adds the bias.
 inline void add_bias(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
-                     float* scores, float scale) {
+                     float* scores) {
   const BiasRow bias(p.bias, p.keys, batch, head, query);
+  const float scale = exponent_scale(p);
   for (int i = 0; i < group.count; ++i) {
     const int64_t key = group.tile[i] * tile_keys;
     float* at = scores + group.column[i];
@@ -163,6 +172,7 @@ inline void add_bias(const Problem& p, const TileGroup& group, int64_t batch, in
   }
 }
 
+// Hides what is masked.
 inline void hide(const TileGroup& group, int64_t row, float* scores) {
   for (int i = 0; i < group.count; ++i) {
     if (!group.masked[i]) continue;
