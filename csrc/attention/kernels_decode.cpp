@@ -19,14 +19,20 @@ Floats load_some(const void* data, int64_t i, int64_t count) {
   return x;
 }
 
-template <Dtype dtype>
-float dot(const float* query, const void* key, int64_t depth) {
-  Floats total[2] = {};
-  int64_t c = 0;
-  for (; c + 2 * lanes <= depth; c += 2 * lanes)
-    for (int i = 0; i < 2; ++i) total[i] += load(query + c + i * lanes) * load_floats<dtype>(key, c + i * lanes);
-  for (; c < depth; c += lanes) total[0] += load(query + c) * load_some<dtype>(key, c, depth - c);
-  return sum(total[0] + total[1]);
+// The products of a query with `Keys` neighbouring keys.
+template <Dtype dtype, int Keys>
+void dot(const float* query, const Operand& x, const void* keys, int64_t depth, float* out) {
+  Floats total[4];
+  for (int i = 0; i < Keys; ++i) {  // key by key: memory is read in order
+    total[i] = Floats{};
+    int64_t c = 0;
+    for (; c + lanes <= depth; c += lanes) total[i] += load(query + c) * load_floats<dtype>(keys, i * x.row + c);
+    if (c < depth) total[i] += load(query + c) * load_some<dtype>(keys, i * x.row + c, depth - c);
+  }
+  if constexpr (Keys == 4)
+    sum4(total, out);
+  else
+    out[0] = sum(total[0]);
 }
 
 // sums[0..Vectors) += weights times the rows of values, from column `column` on. A weight of zero takes nothing from
@@ -54,10 +60,17 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, i
   next_group(p, batch, head, 0, p.queries, tile_begin, tile_end, group);
   if (group.count == 0) return;
   for_runs(p, group, [&](int64_t first, int64_t keys, int64_t column) {
-    for (int64_t key = 0; key < keys; ++key) {
-      const void* row = row_of(p.key, dtype, batch, key_head, first + key);
-      for (int64_t r = 0; r < p.queries; ++r)
-        scores[r * stride + column + key] = dot<dtype>(queries + r * stride, row, p.depth);
+    for (int64_t key = 0; key < keys;) {
+      const void* rows = row_of(p.key, dtype, batch, key_head, first + key);
+      const int count = key + 4 <= keys ? 4 : 1;
+      for (int64_t r = 0; r < p.queries; ++r) {
+        float* out = scores + r * stride + column + key;
+        if (count == 4)
+          dot<dtype, 4>(queries + r * stride, p.key, rows, p.depth, out);
+        else
+          dot<dtype, 1>(queries + r * stride, p.key, rows, p.depth, out);
+      }
+      key += count;
     }
   });
   for (int64_t r = 0; r < p.queries; ++r) {
@@ -70,6 +83,8 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, i
     for_runs(p, group, [&](int64_t first, int64_t keys, int64_t column) {
       const void* values = row_of(p.value, dtype, batch, key_head, first);
       int64_t c = 0;
+      for (; c + 8 * lanes <= p.value_depth; c += 8 * lanes)
+        accumulate<dtype, 8>(row + column, p.value, values, keys, c, p.value_depth, sums);
       for (; c + 4 * lanes <= p.value_depth; c += 4 * lanes)
         accumulate<dtype, 4>(row + column, p.value, values, keys, c, p.value_depth, sums);
       for (; c < p.value_depth; c += lanes)

@@ -97,6 +97,24 @@ inline float sum(Floats x) {
 #endif
 }
 
+// The sums over the lanes of four vectors.
+inline void sum4(const Floats x[4], float out[4]) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const auto half = [](Floats y) {
+    const __m512 wide = reinterpret_cast<__m512>(y);
+    return _mm256_add_ps(_mm512_castps512_ps256(wide), _mm512_extractf32x8_ps(wide, 1));
+  };
+#else
+  const auto half = [](Floats y) { return reinterpret_cast<__m256>(y); };
+#endif
+  const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(half(x[0]), half(x[1])), _mm256_hadd_ps(half(x[2]), half(x[3])));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+#else
+  for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);
+#endif
+}
+
 // The largest lane; NaNs may be passed over.
 inline float largest(Floats x) {
 #if defined(__AVX2__)
