@@ -5,12 +5,14 @@
 
 #include "attention/kernels.h"
 #include "core/capability.h"
+#include "core/integer.h"
 #include "core/large_array.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
 
 #define XMKERN_ATTENTION_KERNELS                           \
   extern const attention::ForwardKernel attention_forward; \
+  extern const attention::DecodeKernel attention_decode;   \
   extern const attention::BackwardKernel attention_backward;
 
 namespace xmkern {
@@ -24,18 +26,26 @@ XMKERN_ATTENTION_KERNELS
 namespace avx512 {
 XMKERN_ATTENTION_KERNELS
 }
+namespace avx512_bf16 {
+XMKERN_ATTENTION_KERNELS
+}
 #endif
 
 namespace attention {
 namespace {
 
 #if XMKERN_X86
-const KernelTable<ForwardKernel> forward_kernels = {
-    {&baseline::attention_forward, &avx2::attention_forward, &avx512::attention_forward, nullptr, nullptr}};
-const KernelTable<BackwardKernel> backward_kernels = {
-    {&baseline::attention_backward, &avx2::attention_backward, &avx512::attention_backward, nullptr, nullptr}};
+const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward, &avx2::attention_forward,
+                                                     &avx512::attention_forward, nullptr,
+                                                     &avx512_bf16::attention_forward}};
+const KernelTable<DecodeKernel> decode_kernels = {
+    {&baseline::attention_decode, &avx2::attention_decode, &avx512::attention_decode, nullptr, nullptr}};
+const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward, &avx2::attention_backward,
+                                                       &avx512::attention_backward, nullptr,
+                                                       &avx512_bf16::attention_backward}};
 #else
 const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward}};
+const KernelTable<DecodeKernel> decode_kernels = {{&baseline::attention_decode}};
 const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward}};
 #endif
 
@@ -48,11 +58,33 @@ int64_t parts_of_rows(const Problem& p, int64_t owners, int64_t wanted, int64_t 
 
 int64_t row_at(const Problem& p, int64_t part, int64_t parts) { return part * p.queries / parts; }
 
+// Each key head's keys are cut into parts of 2048: enough tasks for many threads, and long enough to be read in a row.
+void decode(const Problem& p, int threads) {
+  constexpr int64_t part_tiles = 32;
+  const DecodeKernel& kernel = decode_kernels.pick();
+  const int64_t tiles = ceil_div(p.keys, 64), parts = std::max<int64_t>(ceil_div(tiles, part_tiles), 1);
+  const int64_t heads = p.heads / p.key_heads, rows = heads * p.queries;
+  const int64_t size = kernel.partial_size(p);  // of a row; [batch, key head, part, row]
+  const LargeArray<float> partials(static_cast<size_t>(p.batches * p.key_heads * parts * rows * size));
+  const auto bytes = static_cast<size_t>(kernel.workspace(p));
+  parallel_for(p.batches * p.key_heads * parts, threads, [&](int64_t task) {
+    const int64_t part = task % parts, key_head = task / parts % p.key_heads, batch = task / parts / p.key_heads;
+    kernel.run(p, batch, key_head, part * part_tiles, std::min((part + 1) * part_tiles, tiles), Scratch::get(bytes),
+               partials.get() + task * rows * size);
+  });
+  for (int64_t i = 0; i < p.batches * p.heads * p.queries; ++i) {
+    const int64_t query = i % p.queries, head = i / p.queries % p.heads, batch = i / p.queries / p.heads;
+    const int64_t owner = batch * p.key_heads + head / heads, row = head % heads * p.queries + query;
+    kernel.merge(p, batch, head, query, partials.get() + (owner * parts * rows + row) * size, parts, rows * size);
+  }
+}
+
 }  // namespace
 
 void forward(const Problem& p, int threads) {
   const int64_t owners = p.batches * p.key_heads;
   if (owners * p.queries == 0) return;
+  if (p.queries * (p.heads / p.key_heads) <= decode_rows) return decode(p, threads);
   const ForwardKernel& kernel = forward_kernels.pick();
   const int64_t parts = parts_of_rows(p, owners, 128, 512);
   const auto bytes = static_cast<size_t>(kernel.workspace(p));

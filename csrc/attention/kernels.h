@@ -24,6 +24,21 @@ struct ForwardKernel {
   void (*run)(const Problem&, const Part&);
 };
 
+// For calls with at most this many queries in all the heads that share a key head.
+inline constexpr int decode_rows = 8;
+
+struct DecodeKernel {
+  int64_t (*workspace)(const Problem&);
+  int64_t (*partial_size)(const Problem&);  // numbers that a part of the keys leaves of each row
+  // All queries of the heads that share a key head, against tiles of 64 keys; `partials` has a row for each.
+  void (*run)(const Problem&, int64_t batch, int64_t key_head, int64_t tile_begin, int64_t tile_end, void* workspace,
+              float* partials);
+  // Joins what `parts` parts left of a row, `part_stride` numbers from one to the next, in the first of them, and
+  // stores it.
+  void (*merge)(const Problem&, int64_t batch, int64_t head, int64_t query, float* partials, int64_t parts,
+                int64_t part_stride);
+};
+
 struct BackwardKernel {
   int64_t (*workspace)(const Problem&);
   void (*run)(const Problem&, const Gradients&, const Part&, const Shares&);

@@ -15,9 +15,14 @@ using attention::BiasGradient;
 using attention::Gradients;
 using attention::Shares;
 
+template <class Arithmetic>
 struct Workspace {
-  float *query, *grad_out, *scores, *grad_scores, *sums;  // blocks
-  Panels<float> keys_transposed, values_transposed, keys, queries, grad_outs;
+  using Unit = typename Arithmetic::Unit;
+
+  Unit *query, *grad_out;              // blocks
+  float *scores, *grad_scores, *sums;  // blocks
+  Unit* grad_rows;                     // block: gradients of scores again, units along the keys
+  Panels<Unit> keys_transposed, values_transposed, keys, queries, grad_outs;
   float *grad_key, *grad_value;  // sums over the queries
   float* grad_query;             // sums over the groups of keys
 
@@ -30,35 +35,43 @@ struct Workspace {
       at += round_up(count, 16);
       return begin;
     };
+    const auto take_units = [&](int64_t count) { return reinterpret_cast<Unit*>(take(count)); };
     const auto panels = [&](int64_t steps, int64_t columns) {
-      return Panels<float>{take(Panels<float>::units(steps, columns)), steps, round_up(columns, lanes)};
+      steps = units<Arithmetic>(steps);
+      return Panels<Unit>{take_units(Panels<Unit>::size(steps, columns)), steps, round_up(columns, lanes)};
     };
-    query = take(block), grad_out = take(block), scores = take(block), grad_scores = take(block), sums = take(block);
-    queries = panels(block_rows, p.depth), grad_outs = panels(block_rows, p.value_depth);
-    queries.steps = grad_outs.steps = rows_a_block;
+    query = take_units(block), grad_out = take_units(block);
+    scores = take(block), grad_scores = take(block), sums = take(block);
+    grad_rows = reinterpret_cast<Unit*>(grad_scores);
+    if constexpr (Arithmetic::numbers > 1) grad_rows = take_units(block);
+    queries = panels(rows_a_block, p.depth), grad_outs = panels(rows_a_block, p.value_depth);
     keys_transposed = panels(p.depth, p.keys), values_transposed = panels(p.value_depth, p.keys);
     keys = panels(p.keys, p.depth);
     grad_key = take(p.keys * keys.columns), grad_value = take(p.keys * grad_outs.columns);
     grad_query = at;
   }
-
-  static int64_t bytes(const Problem& p) {
-    const int64_t depth = round_up(p.depth, lanes), value_depth = round_up(p.value_depth, lanes);
-    const int64_t keys = round_up(p.keys, lanes), queries = p.keys > max_columns ? p.queries : 0;
-    return 4 * (5 * block + (block_rows + queries) * (depth + value_depth) + keys * (p.depth + p.value_depth) +
-                p.keys * (2 * depth + value_depth) + 16 * 16);
-  }
 };
 
-template <Dtype dtype>
-void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace& w) {
+// Enough for any arithmetic.
+int64_t workspace(const Problem& p) {
+  const int64_t depth = round_up(p.depth, lanes), value_depth = round_up(p.value_depth, lanes);
+  const int64_t keys = round_up(p.keys, lanes), queries = p.keys > max_columns ? p.queries : 0;
+  return 4 * (6 * block_rows * stride + (block_rows + queries) * (depth + value_depth) +
+              keys * (p.depth + p.value_depth) + p.keys * (2 * depth + value_depth) + 16 * 16);
+}
+
+template <class Arithmetic, Dtype dtype>
+void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
+  auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
   for (int64_t key = 0; key < p.keys; key += panel_width) {
     const int64_t rows = lesser(panel_width, p.keys - key);
-    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, w.scores);
-    pack_transposed(w.scores, rows, w.values_transposed, key);
-    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, w.scores);
-    pack_transposed(w.scores, rows, w.keys_transposed, key);
-    pack(w.scores, rows, w.keys, key);
+    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, block);
+    blank_unseen<Arithmetic>(p, batch, head, key, rows, p.value_depth, block);
+    pack_transposed(block, rows, w.values_transposed, key);
+    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, block);
+    blank_unseen<Arithmetic>(p, batch, head, key, rows, p.depth, block);
+    pack_transposed(block, rows, w.keys_transposed, key);
+    pack(block, rows, w.keys, key / Arithmetic::numbers);
   }
 }
 
@@ -70,14 +83,13 @@ struct Row {
 };
 
 template <Dtype dtype>
-Row row_of_query(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t query,
-                 const float* grad_out) {
-  const void* out = row_of(p.out, dtype, batch, head, query);
+Row row_of_query(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t query) {
+  const void *out = row_of(p.out, dtype, batch, head, query), *grad_out = row_of(g.out, dtype, batch, head, query);
   Floats total{};
   int64_t c = 0;
-  for (; c + lanes <= p.value_depth; c += lanes) total += load(grad_out + c) * load_floats<dtype>(out, c);
+  for (; c + lanes <= p.value_depth; c += lanes) total += load_floats<dtype>(grad_out, c) * load_floats<dtype>(out, c);
   float delta = sum(total);
-  for (; c < p.value_depth; ++c) delta += grad_out[c] * load_float<dtype>(out, c);
+  for (; c < p.value_depth; ++c) delta += load_float<dtype>(grad_out, c) * load_float<dtype>(out, c);
   const int64_t at = (batch * p.heads + head) * p.queries + query;
   if (g.lse) delta -= g.lse[at];
   // Where nothing is visible all powers are 0.
@@ -129,69 +141,90 @@ void add_bias_gradient(const Problem& p, const BiasGradient& bias, const TileGro
   }
 }
 
+// Probabilities and gradients of scores of neighbouring rows, the second perhaps absent, to units along the queries, in
+// place; gradients also to units along the keys.
+#if defined(__AVX512BF16__)
+void pair_rows(const Workspace<Pair>& w, int64_t first, bool single, int64_t columns) {
+  static constexpr float zeros[max_columns] = {};
+  const float *scores = w.scores + first * stride, *grads = w.grad_scores + first * stride;
+  narrow(grads, columns, w.grad_rows + first * stride);
+  if (!single) narrow(grads + stride, columns, w.grad_rows + (first + 1) * stride);
+  interleave(scores, single ? zeros : scores + stride, columns,
+             reinterpret_cast<uint32_t*>(w.scores) + first / 2 * stride);
+  interleave(grads, single ? zeros : grads + stride, columns,
+             reinterpret_cast<uint32_t*>(w.grad_scores) + first / 2 * stride);
+}
+#endif
+inline void pair_rows(const Workspace<Single>&, int64_t, bool, int64_t) {}
+
 // One block of queries of one head against all keys of group `tile_begin`..`tile_end`.
-template <Dtype dtype>
+template <class Arithmetic, Dtype dtype>
 void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
-             int64_t tile_begin, int64_t tile_end, const Workspace& w, float* share, float* sums, int64_t sums_stride,
-             bool first) {
-  const auto clear_sums = [&] {
-    if (first)
-      for (int64_t r = 0; r < rows; ++r) clear(sums + r * sums_stride, w.keys.columns);
-  };
+             int64_t tile_begin, int64_t tile_end, const Workspace<Arithmetic>& w, float* share, float* sums,
+             int64_t sums_stride, bool first) {
   TileGroup group;
   next_group(p, batch, head, row_begin, rows, tile_begin, tile_end, group);
-  if (group.count == 0) return clear_sums();
+  if (group.count == 0) {
+    if (first)
+      for (int64_t r = 0; r < rows; ++r) clear(sums + r * sums_stride, w.keys.columns);
+    return;
+  }
 
-  load_query<dtype>(p, batch, head, row_begin, rows, w.query);
+  load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
   load_block<dtype>(row_of(g.out, dtype, batch, head, row_begin), g.out.row, rows, p.value_depth, w.grad_out);
   pack(w.query, rows, w.queries, 0);
   pack(w.grad_out, rows, w.grad_outs, 0);
   for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
-    multiply<Single, false>(w.query, rows, w.keys_transposed, 0, p.depth, key, key + keys, w.scores + column, stride,
-                            false);
-    multiply<Single, false>(w.grad_out, rows, w.values_transposed, 0, p.value_depth, key, key + keys,
-                            w.grad_scores + column, stride, false);
+    multiply<Arithmetic, false>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, key, key + keys,
+                                w.scores + column, stride, false);
+    multiply<Arithmetic, false>(w.grad_out, rows, w.values_transposed, 0, w.values_transposed.steps, key, key + keys,
+                                w.grad_scores + column, stride, false);
   });
 
   const bool biased = p.bias.data != nullptr, dropped = p.dropout.threshold != 0;
-  const float exponent_scale = __builtin_fabsf(p.scale) * log2_e;
+  const float factor = pending_scale(p);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t query = row_begin + r;
     float *scores = w.scores + r * stride, *grads = w.grad_scores + r * stride;
-    const Row row = row_of_query<dtype>(p, g, batch, head, query, w.grad_out + r * stride);
-    if (biased) add_bias(p, group, batch, head, query, scores, exponent_scale);
-    hide(p, group, r, scores);
-    const float factor = biased ? 1.0f : exponent_scale;
+    const Row row = row_of_query<dtype>(p, g, batch, head, query);
+    if (biased) add_bias(p, group, batch, head, query, scores);
+    hide(group, r, scores);
     if (dropped) {
       for (int i = 0; i < group.count; ++i)
-        differentiate<true>(scores + group.column[i], grads + group.column[i], tile_columns(p, group.tile[i]), factor,
-                            row, kept_word(p, batch, head, query, group.tile[i]), p.dropout.kept_scale);
+        differentiate<true>(scores + group.column[i], grads + group.column[i], group.width[i], factor, row,
+                            kept_word(p, batch, head, query, group.tile[i]), p.dropout.kept_scale);
     } else {
       differentiate<false>(scores, grads, group.columns, factor, row, 0, 1.0f);
     }
     if (g.bias.form != BiasForm::none) add_bias_gradient(p, g.bias, group, batch, head, query, grads, share);
+    const bool single = r % 2 == 0;
+    if (!single || r + 1 == rows) pair_rows(w, r / 2 * 2, single, group.columns);
   }
 
+  using Unit = typename Arithmetic::Unit;
+  const auto *probabilities = reinterpret_cast<const Unit*>(w.scores),
+             *grad_scores = reinterpret_cast<const Unit*>(w.grad_scores);
+  const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns, row_units = units<Arithmetic>(rows);
   for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
-    const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns;
-    multiply<Single, true>(w.scores + column, keys, w.grad_outs, 0, rows, 0, value_depth,
-                           w.grad_value + key * value_depth, value_depth, true);
-    multiply<Single, true>(w.grad_scores + column, keys, w.queries, 0, rows, 0, depth, w.grad_key + key * depth, depth,
-                           true);
-    multiply<Single, false>(w.grad_scores + column, rows, w.keys, key, keys, 0, depth, sums, sums_stride, !first);
+    multiply<Arithmetic, true>(probabilities + column, keys, w.grad_outs, 0, row_units, 0, value_depth,
+                               w.grad_value + key * value_depth, value_depth, true);
+    multiply<Arithmetic, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, depth, w.grad_key + key * depth,
+                               depth, true);
+    multiply<Arithmetic, false>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys, key / Arithmetic::numbers,
+                                units<Arithmetic>(keys), 0, depth, sums, sums_stride, !first);
     first = false;
   });
 }
 
-template <Dtype dtype>
+template <class Arithmetic, Dtype dtype>
 void backward_of(const Problem& p, const Gradients& g, const Part& part, const Shares& shares) {
-  const int64_t block = rows_per_block(p, part.row_end - part.row_begin);
-  Workspace w(p, block, part.workspace);
+  const int64_t block = rows_per_block(part.row_end - part.row_begin, p.keys <= 128 ? block_rows : 48);
+  Workspace<Arithmetic> w(p, block, part.workspace);
   const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns;
   if (shares.key) w.grad_key = shares.key, w.grad_value = shares.value;
   clear(w.grad_key, p.keys * depth);
   clear(w.grad_value, p.keys * value_depth);
-  pack_head<dtype>(p, part.batch, part.key_head, w);
+  pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
 
   const int64_t tiles = (p.keys + tile_keys - 1) / tile_keys, heads = p.heads / p.key_heads;
   // With one group of keys, the gradient of a block of queries is complete at once.
@@ -205,7 +238,8 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
         const int64_t rows = lesser(block, part.row_end - row);
         float* sums = one_group ? w.sums : w.grad_query + (row - part.row_begin) * depth;
         const int64_t sums_stride = one_group ? stride : depth;
-        descend<dtype>(p, g, part.batch, head, row, rows, tile, tile_end, w, share, sums, sums_stride, tile == 0);
+        descend<Arithmetic, dtype>(p, g, part.batch, head, row, rows, tile, tile_end, w, share, sums, sums_stride,
+                                   tile == 0);
         if (tile_end < tiles) continue;
         for (int64_t r = 0; r < rows; ++r)
           store_row<dtype>(mutable_row_of(g.query, dtype, part.batch, head, row + r), sums + r * sums_stride, p.depth,
@@ -223,7 +257,10 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
 }
 
 void backward(const Problem& p, const Gradients& g, const Part& part, const Shares& shares) {
-  with_dtype(p.dtype, [&](auto type) { backward_of<decltype(type)::value>(p, g, part, shares); });
+  with_dtype(p.dtype, [&](auto type) {
+    constexpr Dtype dtype = decltype(type)::value;
+    backward_of<typename ArithmeticOf<dtype>::type, dtype>(p, g, part, shares);
+  });
 }
 
 void add_shares(const Problem& p, const float* shares, int64_t count, int64_t share_stride, const Operand& out,
@@ -246,6 +283,6 @@ void add_shares(const Problem& p, const float* shares, int64_t count, int64_t sh
 }  // namespace
 
 extern const attention::BackwardKernel attention_backward;
-const attention::BackwardKernel attention_backward = {Workspace::bytes, backward, add_shares};
+const attention::BackwardKernel attention_backward = {workspace, backward, add_shares};
 
 }  // namespace xmkern::XMKERN_CAPABILITY

@@ -1,79 +1,60 @@
 // The forward pass (Dao et al. 2022): online softmax over groups of key tiles, nothing of size [queries, keys].
 // Compiled once per instruction set (see core/capability.h): no standard-library code in here.
-#include "attention/scores.h"
+#include "attention/softmax.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
 namespace {
 
+template <class Arithmetic>
 struct Workspace {
-  float *query, *scores, *sums;  // blocks
-  Panels<float> keys, values;
+  using Unit = typename Arithmetic::Unit;
+
+  Unit* query;           // block
+  float *scores, *sums;  // blocks
+  Panels<Unit> keys, values;
 
   Workspace(const Problem& p, void* memory) {
     float* at = static_cast<float*>(memory);
-    query = at, at += block_rows * stride;
-    scores = at, at += block_rows * stride;
-    sums = at, at += block_rows * stride;
-    keys = {at, p.depth, round_up(p.keys, lanes)}, at += Panels<float>::units(p.depth, p.keys);
-    values = {at, p.keys, round_up(p.value_depth, lanes)};
-  }
-
-  static int64_t bytes(const Problem& p) {
-    return 4 * (3 * block_rows * stride + Panels<float>::units(p.depth, p.keys) +
-                Panels<float>::units(p.keys, p.value_depth));
+    const auto take = [&](int64_t count) {
+      float* begin = at;
+      at += count;
+      return begin;
+    };
+    const auto panels = [&](int64_t steps, int64_t columns) {
+      auto* data = reinterpret_cast<Unit*>(take(Panels<Unit>::size(steps, columns)));
+      return Panels<Unit>{data, steps, round_up(columns, lanes)};
+    };
+    query = reinterpret_cast<Unit*>(take(max_rows * stride));
+    scores = take(panel_width * stride), sums = take(max_rows * stride);
+    keys = panels(units<Arithmetic>(p.depth), p.keys), values = panels(units<Arithmetic>(p.keys), p.value_depth);
   }
 };
 
-template <Dtype dtype>
-void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace& w) {
+// Enough for any arithmetic.
+int64_t workspace(const Problem& p) {
+  return 4 * ((2 * max_rows + panel_width) * stride + Panels<float>::size(p.depth, p.keys) +
+              Panels<float>::size(p.keys, p.value_depth));
+}
+
+template <class Arithmetic, Dtype dtype>
+void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
+  auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
   for (int64_t key = 0; key < p.keys; key += panel_width) {
     const int64_t rows = lesser(panel_width, p.keys - key);
-    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, w.scores);
-    pack_transposed(w.scores, rows, w.keys, key);
-    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, w.scores);
-    pack(w.scores, rows, w.values, key);
+    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, block);
+    pack_transposed(block, rows, w.keys, key);
+    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, block);
+    blank_unseen<Arithmetic>(p, batch, head, key, rows, p.value_depth, block);
+    pack(block, rows, w.values, key / Arithmetic::numbers);
   }
 }
 
-// Of one row: the largest exponent so far, and the sum of the powers below it.
-struct Softmax {
-  float most, total;
-};
+template <class Arithmetic, Dtype dtype>
+void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
+            const Workspace<Arithmetic>& w) {
+  load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
 
-// Scores to powers of two below the row's largest; returns by what the sums so far must be multiplied.
-float exponentiate(float* scores, int64_t columns, float scale, Softmax& state) {
-  Floats most[2] = {splat(state.most), splat(state.most)};
-  int64_t c = 0;
-  for (; c + 2 * lanes <= columns; c += 2 * lanes)
-    for (int i = 0; i < 2; ++i) most[i] = larger(load(scores + c + i * lanes), most[i]);
-  if (c < columns) most[0] = larger(load(scores + c), most[0]);
-  const float peak = largest(larger(most[0], most[1]));
-  // Where nothing is visible yet, any finite shift gives powers of zero.
-  const Floats shift = splat(peak == -infinity ? 0.0f : peak * scale), factor = splat(scale);
-  Floats total[2] = {};
-  for (c = 0; c + 2 * lanes <= columns; c += 2 * lanes)
-    for (int i = 0; i < 2; ++i) {
-      const Floats power = exp2(load(scores + c + i * lanes) * factor - shift);
-      total[i] += power;
-      store(scores + c + i * lanes, power);
-    }
-  if (c < columns) {
-    const Floats power = exp2(load(scores + c) * factor - shift);
-    total[0] += power;
-    store(scores + c, power);
-  }
-  const float kept = state.most == peak ? 1.0f : exp2(splat(state.most * scale) - shift)[0];
-  state = {peak, state.total * kept + sum(total[0] + total[1])};
-  return kept;
-}
-
-template <Dtype dtype>
-void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows, const Workspace& w) {
-  const bool biased = p.bias.data != nullptr;
-  const float exponent_scale = __builtin_fabsf(p.scale) * log2_e;
-  load_query<dtype>(p, batch, head, row_begin, rows, w.query);
-
-  Softmax state[block_rows];
+  Softmax state[max_rows];
   for (auto& row : state) row = {-infinity, 0.0f};
   TileGroup group;
   bool first = true;
@@ -82,56 +63,46 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     tile = next_group(p, batch, head, row_begin, rows, tile, tiles, group);
     if (group.count == 0) break;
     for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
-      multiply<Single, false>(w.query, rows, w.keys, 0, p.depth, key, key + keys, w.scores + column, stride, false);
+      multiply<Arithmetic, false>(w.query, rows, w.keys, 0, w.keys.steps, key, key + keys, w.scores + column, stride,
+                                  false);
     });
     for (int64_t r = 0; r < rows; ++r) {
       float* scores = w.scores + r * stride;
-      const int64_t query = row_begin + r;
-      if (biased) add_bias(p, group, batch, head, query, scores, exponent_scale);
-      hide(p, group, r, scores);
-      const float kept = exponentiate(scores, group.columns, biased ? 1.0f : exponent_scale, state[r]);
-      if (p.dropout.threshold) drop(p, group, batch, head, query, scores);
+      const float kept = softmax_row(p, group, batch, head, row_begin, r, scores, state[r]);
+      narrow(scores, group.columns, reinterpret_cast<typename Arithmetic::Unit*>(scores));
       if (first || kept == 1.0f) continue;
       for (int64_t c = 0; c < w.values.columns; c += lanes) {
         float* sums = w.sums + r * stride + c;
         store(sums, load(sums) * kept);
       }
     }
+    const auto* powers = reinterpret_cast<const typename Arithmetic::Unit*>(w.scores);
     for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
-      multiply<Single, false>(w.scores + column, rows, w.values, key, keys, 0, w.values.columns, w.sums, stride,
-                              !first);
+      multiply<Arithmetic, false>(powers + column / Arithmetic::numbers, rows, w.values, key / Arithmetic::numbers,
+                                  units<Arithmetic>(keys), 0, w.values.columns, w.sums, stride, !first);
       first = false;
     });
   }
 
-  for (int64_t r = 0; r < rows; ++r) {
-    const auto [most, total] = state[r];
-    const bool blind = total == 0.0f;
-    if (blind)
-      for (int64_t c = 0; c < w.values.columns; c += lanes) store(w.sums + r * stride + c, Floats{});
-    const float scale = blind ? 0.0f : p.dropout.kept_scale / total;
-    store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, row_begin + r), w.sums + r * stride, p.value_depth,
-                     scale);
-    p.lse[(batch * p.heads + head) * p.queries + row_begin + r] =
-        blind ? -infinity : (biased ? most : most * exponent_scale) * ln_2 + __builtin_logf(total);
-  }
+  for (int64_t r = 0; r < rows; ++r) finish_row<dtype>(p, batch, head, row_begin + r, state[r], w.sums + r * stride);
 }
 
 void forward(const Problem& p, const Part& part) {
-  const Workspace w(p, part.workspace);
   with_dtype(p.dtype, [&](auto type) {
     constexpr Dtype dtype = decltype(type)::value;
-    pack_head<dtype>(p, part.batch, part.key_head, w);
-    const int64_t group = p.heads / p.key_heads, block = rows_per_block(p, part.row_end - part.row_begin);
+    using Arithmetic = typename ArithmeticOf<dtype>::type;
+    const Workspace<Arithmetic> w(p, part.workspace);
+    pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
+    const int64_t group = p.heads / p.key_heads, block = rows_per_block(part.row_end - part.row_begin, max_rows);
     for (int64_t head = part.key_head * group; head < (part.key_head + 1) * group; ++head)
       for (int64_t row = part.row_begin; row < part.row_end; row += block)
-        attend<dtype>(p, part.batch, head, row, lesser(block, part.row_end - row), w);
+        attend<Arithmetic, dtype>(p, part.batch, head, row, lesser(block, part.row_end - row), w);
   });
 }
 
 }  // namespace
 
 extern const attention::ForwardKernel attention_forward;
-const attention::ForwardKernel attention_forward = {Workspace::bytes, forward};
+const attention::ForwardKernel attention_forward = {workspace, forward};
 
 }  // namespace xmkern::XMKERN_CAPABILITY

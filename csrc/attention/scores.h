@@ -23,21 +23,23 @@ inline void* mutable_row_of(const Operand& x, Dtype dtype, int64_t batch, int64_
   return const_cast<void*>(row_of(x, dtype, batch, head, row));
 }
 
-// Rows a block: few enough that a block of scores stays near the core, as equal as can be.
-inline int64_t rows_per_block(const Problem& p, int64_t rows) {
-  const int64_t most = p.keys <= 128 ? block_rows : 48;
+// Rows a block, at most `most`, as equal as can be.
+inline int64_t rows_per_block(int64_t rows, int64_t most) {
   const int64_t blocks = (rows + most - 1) / most;
   return blocks == 0 ? 1 : (rows + blocks - 1) / blocks;
 }
 
 // Queries with the sign of the scale, which is then taken to be positive: a masked score is -inf, and the largest score
 // must be the largest exponent.
-template <Dtype dtype>
-inline void load_query(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows, float* out) {
+template <class Arithmetic, Dtype dtype>
+inline void load_query(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
+                       typename Arithmetic::Unit* out) {
   load_block<dtype>(row_of(p.query, dtype, batch, head, row_begin), p.query.row, rows, p.depth, out);
   if (p.scale >= 0) return;
+  auto* words = reinterpret_cast<uint32_t*>(out);
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < p.depth; c += lanes) store(out + r * stride + c, -load(out + r * stride + c));
+    for (int64_t c = 0; c < units<Arithmetic>(p.depth); c += lanes)
+      store(words + r * stride + c, load(words + r * stride + c) ^ splat(Arithmetic::signs));
 }
 
 template <Dtype dtype>
@@ -50,16 +52,13 @@ inline void store_row(void* out, const float* row, int64_t columns, float scale)
 // Up to four tiles of keys that are not empty, one behind the other in the block of scores.
 struct TileGroup {
   int count;
-  int64_t columns;              // of all, each tile rounded up to whole vectors
+  int64_t columns;              // of all
   int64_t tile[group_tiles];    // number of the tile: its first key / 64
   int64_t column[group_tiles];  // where its scores begin
+  int64_t width[group_tiles];   // of its scores: whole vectors, up to the last that some query sees
   bool masked[group_tiles];
   uint64_t words[block_rows][group_tiles];  // what is visible, where masked
 };
-
-inline int64_t tile_columns(const Problem& p, int64_t tile) {
-  return round_up(lesser(tile_keys, p.keys - tile * tile_keys), lanes);
-}
 
 // Collects the next tiles at or after `tile` that some of the queries see; returns the tile to go on with.
 inline int64_t next_group(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows, int64_t tile,
@@ -70,37 +69,61 @@ inline int64_t next_group(const Problem& p, int64_t batch, int64_t head, int64_t
     const Reach sight = reach(p.mask, batch, {row_begin, row_begin + rows, key, key_end});
     if (sight == Reach::none) continue;
     const int i = group.count;
-    const int64_t columns = tile_columns(p, tile);
-    bool masked = columns != key_end - key;  // zeros behind the last key
+    const uint64_t everything = interval(0, key_end - key);
+    uint64_t any = everything, all = everything;
     if (sight == Reach::partial) {
-      const uint64_t everything = interval(0, key_end - key);
-      uint64_t any = 0, all = everything;
+      any = 0;
       for (int64_t r = 0; r < rows; ++r) {
         const uint64_t word = visible_word(p.mask, batch, head, row_begin + r, key, p.keys);
         group.words[r][i] = word;
         any |= word, all &= word;
       }
       if (any == 0) continue;
-      masked |= all != everything;
-    } else if (masked) {
-      for (int64_t r = 0; r < rows; ++r) group.words[r][i] = interval(0, key_end - key);
     }
-    group.tile[i] = tile, group.column[i] = group.columns, group.masked[i] = masked;
-    group.columns += columns;
+    const int64_t width = round_up(tile_keys - __builtin_clzll(any), lanes);
+    group.masked[i] = ~all & interval(0, width);  // by the mask, or behind the last key
+    if (group.masked[i] && sight == Reach::all)
+      for (int64_t r = 0; r < rows; ++r) group.words[r][i] = everything;
+    group.tile[i] = tile, group.column[i] = group.columns, group.width[i] = width;
+    group.columns += width;
     ++group.count;
   }
   return tile;
 }
 
-// Calls f(first tile, keys, column) for each run of neighbouring tiles.
+// Calls f(first key, number of keys, column) for each run of neighbouring keys.
 template <class F>
 inline void for_runs(const Problem& p, const TileGroup& group, F&& f) {
   for (int i = 0; i < group.count;) {
     int end = i + 1;
-    while (end < group.count && group.tile[end] == group.tile[end - 1] + 1) ++end;
-    const int64_t first = group.tile[i] * tile_keys;
-    f(first, lesser((group.tile[end - 1] + 1) * tile_keys, p.keys) - first, group.column[i]);
+    while (end < group.count && group.tile[end] == group.tile[end - 1] + 1 && group.width[end - 1] == tile_keys) ++end;
+    const int64_t first = group.tile[i] * tile_keys, last = group.tile[end - 1] * tile_keys + group.width[end - 1];
+    f(first, lesser(last, p.keys) - first, group.column[i]);
     i = end;
+  }
+}
+
+// Zeroes rows of a block of keys or values that no query sees: zero times what happens to lie there, NaN perhaps, must
+// be zero. Finite numbers do no harm, so that a look at the block nearly always settles it.
+template <class Arithmetic>
+inline void blank_unseen(const Problem& p, int64_t batch, int64_t key_head, int64_t key, int64_t rows, int64_t columns,
+                         typename Arithmetic::Unit* block) {
+  if (p.mask.length == 0) return;
+  Floats squares{};
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes) {
+      const auto x = load(block + r * stride + c);
+      squares = Arithmetic::multiply_add(squares, x, x);
+    }
+  if (sum(squares) < infinity) return;
+  const int64_t heads = p.heads / p.key_heads, first = key / tile_keys * tile_keys;
+  uint64_t seen = 0;
+  for (int64_t head = key_head * heads; head < (key_head + 1) * heads; ++head)
+    for (int64_t query = 0; query < p.queries; ++query) seen |= visible_word(p.mask, batch, head, query, first, p.keys);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (seen >> (key + r - first) & 1) continue;
+    for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes)
+      store(block + r * stride + c, decltype(load(block)){});
   }
 }
 
@@ -127,25 +150,35 @@ struct BiasRow {
   }
 };
 
-// Brings scores of one row to base-2 exponents, adds the bias and hides what is masked. Without a bias, the scores stay
-// as they are, to be multiplied by the returned scale.
+// What products of queries and keys are multiplied by to be exponents of two. Never 0: what is hidden is -inf, and
+// stays so.
+inline float exponent_scale(const Problem& p) {
+  const float scale = __builtin_fabsf(p.scale) * log2_e;
+  return scale > __FLT_MIN__ ? scale : __FLT_MIN__;
+}
+// The same, where add_bias has not already done it.
+inline float pending_scale(const Problem& p) { return p.bias.data ? 1.0f : exponent_scale(p); }
+
+// Brings scores of one row to exponents of two and adds the bias.
 inline void add_bias(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
-                     float* scores, float scale) {
+                     float* scores) {
   const BiasRow bias(p.bias, p.keys, batch, head, query);
+  const float scale = exponent_scale(p);
   for (int i = 0; i < group.count; ++i) {
     const int64_t key = group.tile[i] * tile_keys;
     float* at = scores + group.column[i];
-    for (int64_t c = 0; c < tile_columns(p, group.tile[i]); c += lanes)
+    for (int64_t c = 0; c < group.width[i]; c += lanes)
       store(at + c, load(at + c) * scale + bias.load_at(key + c, p.keys - key - c) * log2_e);
   }
 }
 
-inline void hide(const Problem& p, const TileGroup& group, int64_t row, float* scores) {
+// Hides what is masked.
+inline void hide(const TileGroup& group, int64_t row, float* scores) {
   for (int i = 0; i < group.count; ++i) {
     if (!group.masked[i]) continue;
     const uint64_t word = group.words[row][i];
     float* at = scores + group.column[i];
-    for (int64_t c = 0; c < tile_columns(p, group.tile[i]); c += lanes)
+    for (int64_t c = 0; c < group.width[i]; c += lanes)
       store(at + c, select(static_cast<uint32_t>(word >> c), load(at + c), splat(-infinity)));
   }
 }
@@ -160,7 +193,7 @@ inline void drop(const Problem& p, const TileGroup& group, int64_t batch, int64_
   for (int i = 0; i < group.count; ++i) {
     const uint64_t word = kept_word(p, batch, head, query, group.tile[i]);
     float* at = row + group.column[i];
-    for (int64_t c = 0; c < tile_columns(p, group.tile[i]); c += lanes)
+    for (int64_t c = 0; c < group.width[i]; c += lanes)
       store(at + c, select(static_cast<uint32_t>(word >> c), load(at + c), Floats{}));
   }
 }

@@ -70,6 +70,9 @@ inline float load_float(const void* data, int64_t i) {
 
 // The bits of bfloat16 in the low halves of 32-bit lanes.
 inline Words to_bfloat16(Floats x) {
+#if defined(__AVX512BF16__)
+  return __builtin_convertvector(reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x))), Words);
+#endif
   const Words bits = reinterpret_cast<Words>(x);
   const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return x == x ? rounded : splat(0x7fc0u);

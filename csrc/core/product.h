@@ -22,17 +22,51 @@ inline constexpr int max_rows = 6;  // 12 of 16
 
 inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
+// What the operands are made of: units of 32 bits, each with the numbers of one k, or of several whose products are
+// added at once.
+
 // Float32 numbers, one a unit.
 struct Single {
   using Unit = float;
-  static constexpr int pair = 1;
-  static Floats multiply_add(Floats sum, Unit a, Floats b) { return sum + a * b; }
+  static constexpr int numbers = 1;
+  static constexpr uint32_t signs = 0x80000000;
+  static Floats multiply_add(Floats sum, Floats a, Floats b) { return sum + a * b; }
 };
+
+#if defined(__AVX512BF16__)
+// Two bfloat16 numbers a unit; their products are added in float32.
+struct Pair {
+  using Unit = uint32_t;
+  static constexpr int numbers = 2;
+  static constexpr uint32_t signs = 0x80008000;
+  static Floats multiply_add(Floats sum, Words a, Words b) {
+    return reinterpret_cast<Floats>(
+        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+  }
+};
+#endif
+
+template <Dtype dtype>
+struct ArithmeticOf {
+  using type = Single;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct ArithmeticOf<Dtype::bfloat16> {
+  using type = Pair;
+};
+#endif
+
+// Units that `count` numbers take.
+template <class Arithmetic>
+inline int64_t units(int64_t count) {
+  return (count + Arithmetic::numbers - 1) / Arithmetic::numbers;
+}
 
 // A(row, k) is a[row * stride + k], or, transposed, a[k * stride + row].
 template <class Arithmetic, int Rows, int Vectors, bool Transposed>
-[[gnu::noinline]] void product(const typename Arithmetic::Unit* a, const typename Arithmetic::Unit* b, int64_t steps,
-                               float* c, int64_t c_stride, bool add) {
+[[gnu::noinline]] void product(const typename Arithmetic::Unit* a, const typename Arithmetic::Unit* b, int64_t b_step,
+                               int64_t steps, float* c, int64_t c_stride, bool add) {
   Floats sums[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
@@ -46,9 +80,9 @@ template <class Arithmetic, int Rows, int Vectors, bool Transposed>
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v)
-        sums[r][v] = Arithmetic::multiply_add(sums[r][v], a[Transposed ? r : r * stride], columns[v]);
+        sums[r][v] = Arithmetic::multiply_add(sums[r][v], splat(a[Transposed ? r : r * stride]), columns[v]);
     a += Transposed ? stride : 1;
-    b += Vectors * lanes;
+    b += b_step;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
@@ -59,12 +93,12 @@ template <class Arithmetic, int Rows, int Vectors, bool Transposed>
 // The product for a number of rows that is known at run time only, 1 to max_rows.
 template <class Arithmetic, int Vectors, bool Transposed, int Rows = max_rows>
 inline void product_of_rows(int rows, const typename Arithmetic::Unit* a, const typename Arithmetic::Unit* b,
-                            int64_t steps, float* c, int64_t c_stride, bool add) {
+                            int64_t b_step, int64_t steps, float* c, int64_t c_stride, bool add) {
   if constexpr (Rows > 1) {
     if (rows < Rows)
-      return product_of_rows<Arithmetic, Vectors, Transposed, Rows - 1>(rows, a, b, steps, c, c_stride, add);
+      return product_of_rows<Arithmetic, Vectors, Transposed, Rows - 1>(rows, a, b, b_step, steps, c, c_stride, add);
   }
-  product<Arithmetic, Rows, Vectors, Transposed>(a, b, steps, c, c_stride, add);
+  product<Arithmetic, Rows, Vectors, Transposed>(a, b, b_step, steps, c, c_stride, add);
 }
 
 // Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be one vector wide.
@@ -73,7 +107,7 @@ struct Panels {
   Unit* data;
   int64_t steps, columns;
 
-  static int64_t units(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
+  static int64_t size(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
   int64_t width(int64_t column) const { return columns - column < panel_width ? lanes : panel_width; }
   // `column` begins a panel.
   Unit* at(int64_t step, int64_t column) const { return data + column * steps + step * width(column); }
@@ -89,21 +123,21 @@ inline void multiply(const typename Arithmetic::Unit* a, int64_t rows, const Pan
   const int64_t groups = (rows + max_rows - 1) / max_rows;
   for (int64_t column = column_begin; column < column_end; column += panel_width) {
     const auto* panel = b.at(step, column);
-    const bool whole = b.width(column) == panel_width;
+    const int64_t width = b.width(column);
     for (int64_t group = 0, row = 0; group < groups; ++group) {
       const int height = static_cast<int>(rows / groups + (group < rows % groups));
       const auto* block = a + row * (Transposed ? 1 : stride);
       float* out = c + row * c_stride + column - column_begin;
-      if (whole)
-        product_of_rows<Arithmetic, 2, Transposed>(height, block, panel, steps, out, c_stride, add);
+      if (column_end - column > lanes)
+        product_of_rows<Arithmetic, 2, Transposed>(height, block, panel, width, steps, out, c_stride, add);
       else
-        product_of_rows<Arithmetic, 1, Transposed>(height, block, panel, steps, out, c_stride, add);
+        product_of_rows<Arithmetic, 1, Transposed>(height, block, panel, width, steps, out, c_stride, add);
       row += height;
     }
   }
 }
 
-// Rows of a tensor to float32, in a block: row r of out has `columns` numbers and zeros up to a multiple of `lanes`.
+// Rows of a tensor to a block of float32: row r of out has `columns` numbers and zeros up to a multiple of `lanes`.
 template <Dtype dtype>
 inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, float* out) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -116,24 +150,7 @@ inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64
   }
 }
 
-// A block of up to `panel_width` rows, transposed into the panel at `column`: its rows become columns.
-inline void pack_transposed(const float* block, int64_t rows, const Panels<float>& out, int64_t column) {
-  const int64_t width = out.width(column);
-  for (int64_t k = 0; k < out.steps; k += 4) {
-    for (int64_t r = 0; r < width; r += lanes) {
-      Words strip[4];
-      if (r + lanes <= rows) {
-        transpose4(reinterpret_cast<const uint32_t*>(block + r * stride + k), stride, strip);
-      } else {
-        for (int c = 0; c < 4; ++c)
-          for (int i = 0; i < lanes; ++i)
-            strip[c][i] = r + i < rows ? __builtin_bit_cast(uint32_t, block[(r + i) * stride + k + c]) : 0;
-      }
-      const int64_t left = out.steps - k < 4 ? out.steps - k : 4;
-      for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out.at(k + c, column) + r), strip[c]);
-    }
-  }
-}
+inline void narrow(const float*, int64_t, float*) {}  // in place: they are units already
 
 // Rows of a block as rows `step`.. of panels, padded with what the block has there.
 inline void pack(const float* block, int64_t rows, const Panels<float>& out, int64_t step) {
@@ -142,6 +159,70 @@ inline void pack(const float* block, int64_t rows, const Panels<float>& out, int
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < width; c += lanes)
         store(out.at(step + r, column) + c, load(block + r * stride + column + c));
+  }
+}
+
+#if defined(__AVX512BF16__)
+// Rows of bfloat16 as they are, two numbers a unit, zeros up to a multiple of `lanes` units.
+template <Dtype dtype>
+inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, uint32_t* out) {
+  static_assert(dtype == Dtype::bfloat16);
+  const auto* from = static_cast<const uint16_t*>(data);
+  for (int64_t r = 0; r < rows; ++r, from += row_stride) {
+    for (int64_t c = 0; c < columns; c += 2 * lanes) {
+      const int64_t left = columns - c;
+      const __mmask32 there = left < 2 * lanes ? (1u << left) - 1 : ~0u;
+      store(out + r * stride + c / 2, reinterpret_cast<Words>(_mm512_maskz_loadu_epi16(there, from + c)));
+    }
+  }
+}
+
+// Pairs of neighbouring rows of such a block as rows `step`.. of panels; a last row without a neighbour has zeros.
+inline void pack(const uint32_t* block, int64_t rows, const Panels<uint32_t>& out, int64_t step) {
+  const auto widened = [](const uint32_t* row, int64_t column) {
+    const auto* halves = reinterpret_cast<const uint16_t*>(row) + column;
+    return __builtin_convertvector(*reinterpret_cast<const LooseHalves*>(halves), Words);
+  };
+  for (int64_t column = 0; column < out.columns; column += panel_width) {
+    const int64_t width = out.width(column);
+    for (int64_t r = 0; r < rows; r += 2)
+      for (int64_t c = 0; c < width; c += lanes) {
+        Words both = widened(block + r * stride, column + c);
+        if (r + 1 < rows) both |= widened(block + (r + 1) * stride, column + c) << 16;
+        store(out.at(step + r / 2, column) + c, both);
+      }
+  }
+}
+
+// `columns` numbers, a multiple of `lanes`, to units; `out` may be `row`.
+inline void narrow(const float* row, int64_t columns, uint32_t* out) {
+  for (int64_t c = 0; c < columns; c += lanes)
+    *reinterpret_cast<LooseHalves*>(out + c / 2) =
+        reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(load(row + c))));
+}
+
+// Two rows to bfloat16, the first in the low halves of the units. `out` may be `first`.
+inline void interleave(const float* first, const float* second, int64_t columns, uint32_t* out) {
+  for (int64_t c = 0; c < columns; c += lanes)
+    store(out + c, to_bfloat16(load(first + c)) | to_bfloat16(load(second + c)) << 16);
+}
+#endif
+
+// A block of up to `panel_width` rows, transposed into the panel at `column`: its rows become columns. Rows of the
+// block up to the panel's width are overwritten with zeros.
+template <class Unit>
+inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column) {
+  const int64_t width = out.width(column);
+  auto* words = reinterpret_cast<uint32_t*>(block);
+  for (int64_t r = rows; r < width; ++r)
+    for (int64_t k = 0; k < out.steps; k += lanes) store(words + r * stride + k, Words{});
+  for (int64_t k = 0; k < out.steps; k += 4) {
+    const int64_t left = out.steps - k < 4 ? out.steps - k : 4;
+    for (int64_t r = 0; r < width; r += lanes) {
+      Words strip[4];
+      transpose4(words + r * stride + k, stride, strip);
+      for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out.at(k + c, column) + r), strip[c]);
+    }
   }
 }
 

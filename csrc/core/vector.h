@@ -72,33 +72,73 @@ inline uint32_t at_least(Words a, Words b) {
 #endif
 }
 
-// Sums and maxima over the lanes, by halves: the order is fixed.
+#if defined(__AVX2__)
+// Folds a vector onto its lower half, again and again, until one number is left.
+template <class F>
+inline float fold(Floats x, F&& join) {
+#if defined(__AVX512F__)
+  const __m512 wide = reinterpret_cast<__m512>(x);
+  const __m256 half = join(_mm512_castps512_ps256(wide), _mm512_extractf32x8_ps(wide, 1));
+#else
+  const __m256 half = reinterpret_cast<__m256>(x);
+#endif
+  const __m256 quarter = join(half, _mm256_permute2f128_ps(half, half, 1));
+  const __m256 two = join(quarter, _mm256_permute_ps(quarter, 0x4e));
+  return _mm256_cvtss_f32(join(two, _mm256_permute_ps(two, 0xb1)));
+}
+#endif
+
+// Sums over the lanes, by halves: the order is fixed.
 inline float sum(Floats x) {
-  float part[lanes];
-  store(part, x);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
+#if defined(__AVX2__)
+  return fold(x, [](__m256 a, __m256 b) { return _mm256_add_ps(a, b); });
+#else
+  return x[0] + x[2] + (x[1] + x[3]);
+#endif
 }
 
-// NaN if a lane is.
+// The sums over the lanes of four vectors.
+inline void sum4(const Floats x[4], float out[4]) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const auto half = [](Floats y) {
+    const __m512 wide = reinterpret_cast<__m512>(y);
+    return _mm256_add_ps(_mm512_castps512_ps256(wide), _mm512_extractf32x8_ps(wide, 1));
+  };
+#else
+  const auto half = [](Floats y) { return reinterpret_cast<__m256>(y); };
+#endif
+  const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(half(x[0]), half(x[1])), _mm256_hadd_ps(half(x[2]), half(x[3])));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+#else
+  for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);
+#endif
+}
+
+// The largest lane; NaNs may be passed over.
 inline float largest(Floats x) {
-  float part[lanes];
-  store(part, x);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i)
-      part[i] = part[i + half] > part[i] || part[i + half] != part[i + half] ? part[i + half] : part[i];
-  return part[0];
+#if defined(__AVX2__)
+  return fold(x, [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); });
+#else
+  const float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
+  return a > b ? a : b;
+#endif
 }
 
 // 2^x for x <= 127, to 1.5 units in the last place; 0 below -126, NaN for NaN. 2^x = 2^n 2^f with n whole and |f| <=
 // 1/2; the polynomial has the least relative error on that interval.
 inline Floats exp2(Floats x) {
+#if defined(__AVX512F__)
+  const __m512 wide = reinterpret_cast<__m512>(x);
+  const __m512 whole = _mm512_roundscale_ps(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Floats f = x - reinterpret_cast<Floats>(whole);
+#else
   const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
   const Floats floor = splat(-126.0f);
   const Floats low = larger(floor, x);
   const Floats shifted = low + magic;
   const Floats f = low - (shifted - magic);
+#endif
   Floats p = splat(1.534581201e-4f);
   p = p * f + 1.339993122e-3f;
   p = p * f + 9.618488957e-3f;
@@ -106,12 +146,12 @@ inline Floats exp2(Floats x) {
   p = p * f + 2.402264689e-1f;
   p = p * f + 6.931472057e-1f;
   p = p * f + 1.0f;
-  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
 #if defined(__AVX512F__)
-  // True for NaN too: "not less than".
-  const auto in_range = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), reinterpret_cast<__m512>(floor), _CMP_NLT_UQ);
-  return reinterpret_cast<Floats>(_mm512_maskz_mov_ps(in_range, reinterpret_cast<__m512>(scaled)));
+  // "Not less than" is true for NaN too.
+  const auto in_range = _mm512_cmp_ps_mask(wide, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return reinterpret_cast<Floats>(_mm512_maskz_scalef_ps(in_range, reinterpret_cast<__m512>(p), whole));
 #else
+  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
   return x < floor ? Floats{} : scaled;
 #endif
 }

@@ -1,0 +1,142 @@
+// Few queries against many keys, as in decoding with a cache: bound by reading keys and values, which are used where
+// they lie instead of being packed. The keys are cut into parts, by their number alone, whose results are merged in
+// order. Compiled once per instruction set (see core/capability.h): no standard-library code in here.
+#include "attention/softmax.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+namespace {
+
+using attention::decode_rows;
+
+// What a part of the keys leaves of a row: its softmax, then its sums, unscaled.
+int64_t partial_size(const Problem& p) { return lanes + round_up(p.value_depth, lanes); }
+
+template <Dtype dtype>
+Floats load_some(const void* data, int64_t i, int64_t count) {
+  if (count >= lanes) return load_floats<dtype>(data, i);
+  Floats x{};
+  for (int64_t lane = 0; lane < count; ++lane) x[lane] = load_float<dtype>(data, i + lane);
+  return x;
+}
+
+// The products of a query with `Keys` neighbouring keys.
+template <Dtype dtype, int Keys>
+void dot(const float* query, const Operand& x, const void* keys, int64_t depth, float* out) {
+  Floats total[4];
+  for (int i = 0; i < Keys; ++i) {  // key by key: memory is read in order
+    total[i] = Floats{};
+    int64_t c = 0;
+    for (; c + lanes <= depth; c += lanes) total[i] += load(query + c) * load_floats<dtype>(keys, i * x.row + c);
+    if (c < depth) total[i] += load(query + c) * load_some<dtype>(keys, i * x.row + c, depth - c);
+  }
+  if constexpr (Keys == 4)
+    sum4(total, out);
+  else
+    out[0] = sum(total[0]);
+}
+
+// sums[0..Vectors) += weights times the rows of values, from column `column` on. A weight of zero takes nothing from
+// its row, where NaN may lie if no query sees it.
+template <Dtype dtype, int Vectors>
+void accumulate(const float* weights, const Operand& x, const void* values, int64_t count, int64_t column,
+                int64_t columns, float* sums) {
+  Floats total[Vectors];
+  for (int v = 0; v < Vectors; ++v) total[v] = load(sums + column + v * lanes);
+  for (int64_t key = 0; key < count; ++key) {
+    if (weights[key] == 0.0f) continue;
+    for (int v = 0; v < Vectors; ++v) {
+      const int64_t c = column + v * lanes;
+      total[v] += weights[key] * load_some<dtype>(values, key * x.row + c, Vectors > 1 ? lanes : columns - c);
+    }
+  }
+  for (int v = 0; v < Vectors; ++v) store(sums + column + v * lanes, total[v]);
+}
+
+template <Dtype dtype>
+void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, int64_t tile_end, const float* queries,
+            float* scores, float* partials) {
+  const int64_t key_head = head / (p.heads / p.key_heads), size = partial_size(p);
+  TileGroup group;
+  next_group(p, batch, head, 0, p.queries, tile_begin, tile_end, group);
+  if (group.count == 0) return;
+  for_runs(p, group, [&](int64_t first, int64_t keys, int64_t column) {
+    for (int64_t key = 0; key < keys;) {
+      const void* rows = row_of(p.key, dtype, batch, key_head, first + key);
+      const int count = key + 4 <= keys ? 4 : 1;
+      for (int64_t r = 0; r < p.queries; ++r) {
+        float* out = scores + r * stride + column + key;
+        if (count == 4)
+          dot<dtype, 4>(queries + r * stride, p.key, rows, p.depth, out);
+        else
+          dot<dtype, 1>(queries + r * stride, p.key, rows, p.depth, out);
+      }
+      key += count;
+    }
+  });
+  for (int64_t r = 0; r < p.queries; ++r) {
+    float *row = scores + r * stride, *partial = partials + r * size, *sums = partial + lanes;
+    Softmax state = {partial[0], partial[1]};
+    const float kept = softmax_row(p, group, batch, head, 0, r, row, state);
+    partial[0] = state.most, partial[1] = state.total;
+    if (kept != 1.0f)
+      for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, load(sums + c) * kept);
+    for_runs(p, group, [&](int64_t first, int64_t keys, int64_t column) {
+      const void* values = row_of(p.value, dtype, batch, key_head, first);
+      int64_t c = 0;
+      for (; c + 8 * lanes <= p.value_depth; c += 8 * lanes)
+        accumulate<dtype, 8>(row + column, p.value, values, keys, c, p.value_depth, sums);
+      for (; c + 4 * lanes <= p.value_depth; c += 4 * lanes)
+        accumulate<dtype, 4>(row + column, p.value, values, keys, c, p.value_depth, sums);
+      for (; c < p.value_depth; c += lanes)
+        accumulate<dtype, 1>(row + column, p.value, values, keys, c, p.value_depth, sums);
+    });
+  }
+}
+
+int64_t workspace(const Problem&) { return 4 * 2 * decode_rows * stride; }
+
+// Tiles tile_begin to tile_end for all queries of the heads that share a key head; `partials` has a row for each.
+void run(const Problem& p, int64_t batch, int64_t key_head, int64_t tile_begin, int64_t tile_end, void* memory,
+         float* partials) {
+  const int64_t heads = p.heads / p.key_heads, size = partial_size(p);
+  float *queries = static_cast<float*>(memory), *scores = queries + decode_rows * stride;
+  with_dtype(p.dtype, [&](auto type) {
+    constexpr Dtype dtype = decltype(type)::value;
+    for (int64_t i = 0; i < heads; ++i)
+      load_query<Single, dtype>(p, batch, key_head * heads + i, 0, p.queries, queries + i * p.queries * stride);
+    for (int64_t r = 0; r < heads * p.queries; ++r) {
+      float* partial = partials + r * size;
+      for (int64_t c = 0; c < size; c += lanes) store(partial + c, Floats{});
+      partial[0] = -infinity;
+    }
+    // Group by group, so that heads find in the cache what the first of them has read.
+    for (int64_t tile = tile_begin; tile < tile_end; tile += group_tiles)
+      for (int64_t i = 0; i < heads; ++i)
+        attend<dtype>(p, batch, key_head * heads + i, tile, lesser(tile + group_tiles, tile_end),
+                      queries + i * p.queries * stride, scores, partials + i * p.queries * size);
+  });
+}
+
+// Joins what `parts` parts of the keys left of a row, `part_stride` numbers from one to the next, and stores it.
+void merge(const Problem& p, int64_t batch, int64_t head, int64_t query, float* partial, int64_t parts,
+           int64_t part_stride) {
+  float most = -infinity, total = 0.0f, *sums = partial + lanes;
+  for (int64_t i = 0; i < parts; ++i) most = partial[i * part_stride] > most ? partial[i * part_stride] : most;
+  for (int64_t i = 0; i < parts; ++i) {
+    const float* part = partial + i * part_stride;
+    const float shift = most == -infinity ? 0.0f : most;
+    const float weight = exp2(splat((part[0] - shift) * pending_scale(p)))[0];
+    total += part[1] * weight;
+    for (int64_t c = 0; c < p.value_depth; c += lanes)
+      store(sums + c, (i == 0 ? Floats{} : load(sums + c)) + load(part + lanes + c) * weight);
+  }
+  with_dtype(p.dtype,
+             [&](auto type) { finish_row<decltype(type)::value>(p, batch, head, query, {most, total}, sums); });
+}
+
+}  // namespace
+
+extern const attention::DecodeKernel attention_decode;
+const attention::DecodeKernel attention_decode = {workspace, partial_size, run, merge};
+
+}  // namespace xmkern::XMKERN_CAPABILITY

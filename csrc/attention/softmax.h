@@ -1,0 +1,67 @@
+// The online softmax (Milakov & Gimelshein 2018), row by row. For kernel sources (see core/capability.h).
+#pragma once
+
+#include "attention/scores.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+
+// Of one row: the largest exponent so far, and the sum of the powers below it.
+struct Softmax {
+  float most, total;
+};
+
+// Scores to powers of two below the row's largest; returns by what the sums so far must be multiplied.
+inline float exponentiate(float* scores, int64_t columns, float scale, Softmax& state) {
+  Floats most[2] = {splat(state.most), splat(state.most)};
+  int64_t c = 0;
+  for (; c + 2 * lanes <= columns; c += 2 * lanes)
+    for (int i = 0; i < 2; ++i) most[i] = larger(load(scores + c + i * lanes), most[i]);
+  if (c < columns) most[0] = larger(load(scores + c), most[0]);
+  const float peak = largest(larger(most[0], most[1]));
+  // Where nothing is visible yet, any finite shift gives powers of zero.
+  const Floats shift = splat(peak == -infinity ? 0.0f : peak * scale), factor = splat(scale);
+  Floats total[2] = {};
+  for (c = 0; c + 2 * lanes <= columns; c += 2 * lanes)
+    for (int i = 0; i < 2; ++i) {
+      const Floats power = exp2(load(scores + c + i * lanes) * factor - shift);
+      total[i] += power;
+      store(scores + c + i * lanes, power);
+    }
+  if (c < columns) {
+    const Floats power = exp2(load(scores + c) * factor - shift);
+    total[0] += power;
+    store(scores + c, power);
+  }
+  const float kept = state.most == peak ? 1.0f : exp2(splat(state.most * scale) - shift)[0];
+  state = {peak, state.total * kept + sum(total[0] + total[1])};
+  return kept;
+}
+
+// Scores of row `row` of a block that begins with `row_begin`, to powers, of which dropout may have zeroed some;
+// returns by what the sums so far must be multiplied.
+inline float softmax_row(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
+                         int64_t row, float* scores, Softmax& state) {
+  const int64_t query = row_begin + row;
+  if (p.bias.data) add_bias(p, group, batch, head, query, scores);
+  hide(group, row, scores);
+  const float kept = exponentiate(scores, group.columns, pending_scale(p), state);
+  if (p.dropout.threshold) drop(p, group, batch, head, query, scores);
+  return kept;
+}
+
+// Stores a row of the output, from the sums of values times powers, and its lse. Overwrites the sums of a row that saw
+// nothing.
+template <Dtype dtype>
+inline void finish_row(const Problem& p, int64_t batch, int64_t head, int64_t query, const Softmax& state,
+                       float* sums) {
+  const auto [most, total] = state;
+  const bool blind = total == 0.0f;
+  if (blind)
+    for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, Floats{});
+  store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, query), sums, p.value_depth,
+                   blind ? 0.0f : p.dropout.kept_scale / total);
+  p.lse[(batch * p.heads + head) * p.queries + query] =
+      blind ? -infinity : most * pending_scale(p) * ln_2 + __builtin_logf(total);
+}
+
+}  // namespace xmkern::XMKERN_CAPABILITY
