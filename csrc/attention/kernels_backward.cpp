@@ -121,7 +121,7 @@ void add_bias_gradient(const Problem& p, const BiasGradient& bias, const TileGro
                        int64_t query, const float* grads, float* share) {
   float* row = bias.data + batch * bias.batch + head * bias.head + query * bias.query;
   for (int i = 0; i < group.count; ++i) {
-    const int64_t key = group.tile[i] * tile_keys, keys = lesser(tile_keys, p.keys - key);
+    const int64_t key = group.tile[i] * tile_keys, keys = lesser(group.width[i], p.keys - key);
     const float* from = grads + group.column[i];
     if (bias.form == BiasForm::buckets) {
       const int32_t* numbers = p.bias.buckets + query * p.keys + key;
