@@ -6,8 +6,30 @@
 
 namespace xmkern::XMKERN_CAPABILITY {
 
-typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
-typedef uint16_t LooseHalves __attribute__((vector_size(lanes * 2), aligned(2), may_alias));
+// `lanes` 16-bit numbers in memory of any alignment, in the low halves of 32-bit lanes.
+inline Words load_halves(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  Words x;
+  for (int lane = 0; lane < lanes; ++lane) x[lane] = p[lane];
+  return x;
+#endif
+}
+
+inline void store_halves(uint16_t* p, Words x) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(x)));
+#elif defined(__AVX2__)
+  const __m256i both = reinterpret_cast<__m256i>(x);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+#else
+  for (int lane = 0; lane < lanes; ++lane) p[lane] = static_cast<uint16_t>(x[lane]);
+#endif
+}
 
 inline float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 inline uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
@@ -45,8 +67,7 @@ inline Floats load_floats(const void* data, int64_t i) {
   } else {
     const auto* p = static_cast<const uint16_t*>(data) + i;
     if constexpr (dtype == Dtype::bfloat16) {
-      const auto halves = *reinterpret_cast<const LooseHalves*>(p);
-      return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
+      return reinterpret_cast<Floats>(load_halves(p) << 16);
     } else {
 #if defined(__AVX512F__)
       return reinterpret_cast<Floats>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
@@ -70,9 +91,6 @@ inline float load_float(const void* data, int64_t i) {
 
 // The bits of bfloat16 in the low halves of 32-bit lanes.
 inline Words to_bfloat16(Floats x) {
-#if defined(__AVX512BF16__)
-  return __builtin_convertvector(reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x))), Words);
-#endif
   const Words bits = reinterpret_cast<Words>(x);
   const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return x == x ? rounded : splat(0x7fc0u);
@@ -85,7 +103,12 @@ inline void store_floats(void* data, int64_t i, Floats x) {
   } else {
     auto* p = static_cast<uint16_t*>(data) + i;
     if constexpr (dtype == Dtype::bfloat16) {
-      *reinterpret_cast<LooseHalves*>(p) = __builtin_convertvector(to_bfloat16(x), Halves);
+#if defined(__AVX512BF16__)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x))));
+#else
+      store_halves(p, to_bfloat16(x));
+#endif
     } else {
 #if defined(__AVX512F__)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(reinterpret_cast<__m512>(x), 0));

@@ -179,16 +179,15 @@ inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64
 
 // Pairs of neighbouring rows of such a block as rows `step`.. of panels; a last row without a neighbour has zeros.
 inline void pack(const uint32_t* block, int64_t rows, const Panels<uint32_t>& out, int64_t step) {
-  const auto widened = [](const uint32_t* row, int64_t column) {
-    const auto* halves = reinterpret_cast<const uint16_t*>(row) + column;
-    return __builtin_convertvector(*reinterpret_cast<const LooseHalves*>(halves), Words);
+  const auto halves = [&](int64_t r, int64_t c) {
+    return load_halves(reinterpret_cast<const uint16_t*>(block + r * stride) + c);
   };
   for (int64_t column = 0; column < out.columns; column += panel_width) {
     const int64_t width = out.width(column);
     for (int64_t r = 0; r < rows; r += 2)
       for (int64_t c = 0; c < width; c += lanes) {
-        Words both = widened(block + r * stride, column + c);
-        if (r + 1 < rows) both |= widened(block + (r + 1) * stride, column + c) << 16;
+        Words both = halves(r, column + c);
+        if (r + 1 < rows) both |= halves(r + 1, column + c) << 16;
         store(out.at(step + r / 2, column) + c, both);
       }
   }
@@ -197,14 +196,20 @@ inline void pack(const uint32_t* block, int64_t rows, const Panels<uint32_t>& ou
 // `columns` numbers, a multiple of `lanes`, to units; `out` may be `row`.
 inline void narrow(const float* row, int64_t columns, uint32_t* out) {
   for (int64_t c = 0; c < columns; c += lanes)
-    *reinterpret_cast<LooseHalves*>(out + c / 2) =
-        reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(load(row + c))));
+    store_floats<Dtype::bfloat16>(reinterpret_cast<uint16_t*>(out), c, load(row + c));
 }
 
 // Two rows to bfloat16, the first in the low halves of the units. `out` may be `first`.
 inline void interleave(const float* first, const float* second, int64_t columns, uint32_t* out) {
-  for (int64_t c = 0; c < columns; c += lanes)
-    store(out + c, to_bfloat16(load(first + c)) | to_bfloat16(load(second + c)) << 16);
+  // Where the halves of two converted vectors, one behind the other, go.
+  alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i places = _mm512_load_si512(order);
+  for (int64_t c = 0; c < columns; c += lanes) {
+    const auto low = reinterpret_cast<__m512>(load(first + c)), high = reinterpret_cast<__m512>(load(second + c));
+    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    store(out + c, reinterpret_cast<Words>(_mm512_permutexvar_epi16(places, both)));
+  }
 }
 #endif
 
