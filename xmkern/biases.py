@@ -51,14 +51,15 @@ class RelativeBias:
     def check(self, H: int, L: int, S: int) -> None:
         """Raises ValueError unless the bias fits H heads, L queries and S keys."""
         rows, heads = self.table.shape
+        distances = max(L + S - 1, 0)
         if heads not in (1, H):
             raise ValueError(f"bias: table must have 1 or H = {H} columns, not {heads}")
         if self.buckets is None:
-            if rows != L + S - 1:
-                raise ValueError(f"bias: table must have L + S - 1 = {L + S - 1} rows without buckets, not {rows}")
-        elif self.buckets.shape not in ((L, S), (L + S - 1,)):
+            if rows != distances:
+                raise ValueError(f"bias: table must have L + S - 1 = {distances} rows without buckets, not {rows}")
+        elif self.buckets.shape not in ((L, S), (distances,)):
             raise ValueError(
-                f"bias: buckets must have shape [L, S] = {[L, S]} or [L + S - 1] = [{L + S - 1}], "
+                f"bias: buckets must have shape [L, S] = {[L, S]} or [L + S - 1] = [{distances}], "
                 f"not {list(self.buckets.shape)}"
             )
 
@@ -119,7 +120,7 @@ def t5_buckets(
     Returns:
         int32 [L + S - 1] for :class:`RelativeBias`: element j - i + L - 1 is the bucket of key j for query i.
     """
-    distance = torch.arange(1 - L, S, device=device) - offset  # key minus query
+    distance = torch.arange(max(L + S - 1, 0), device=device) - (L - 1 + offset)  # key minus query
     side = torch.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2

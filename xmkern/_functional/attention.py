@@ -78,7 +78,7 @@ def attention(
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
     S = _check_sizes(query, key, value)
-    if torch.is_autocast_enabled(query.device.type):
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(query.device.type):
         query, key, value = _autocast(query, key, value)
     if query.dtype != key.dtype or query.dtype != value.dtype:
         raise TypeError(f"query, key and value must be of one dtype, not {query.dtype}, {key.dtype} and {value.dtype}")
@@ -216,12 +216,12 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor) -> int:
     """-> S. A few comparisons where all is well, a sentence where it is not."""
     try:
         B, H, _, D = query.shape
-        _, Hk, S, _ = shape = key.shape
+        key_B, Hk, S, key_D = key.shape
+        value_B, value_H, value_S, _ = value.shape
         fit = (
-            shape == (B, Hk, S, D)
-            and value.shape[:3] == shape[:3]
-            and D > 0
+            (B, B, Hk, S, D) == (key_B, value_B, value_H, value_S, key_D)
             and (Hk == H or (Hk > 0 and H % Hk == 0))
+            and D > 0
             and query.device == key.device == value.device
         )
     except (AttributeError, ValueError):
