@@ -147,6 +147,7 @@ def scaled_dot_product_attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
@@ -155,14 +156,12 @@ def scaled_dot_product_attention(
     Args:
         query: [..., H, L, D]; key [..., H, S, D]; value [..., H, S, Dv]; leading axes broadcast, and may be missing.
         attn_mask: broadcastable to [..., H, L, S]; bool (True: visible) or of floating point, which is added.
-        is_causal: key j is visible to query i where j <= i; not together with ``attn_mask``.
+        is_causal: whether, of those that ``attn_mask`` leaves, key j is visible to query i only where j <= i.
         enable_gqa: whether key and value may have fewer heads, a divisor of H.
 
     Returns:
         [..., H, L, Dv].
     """
-    if is_causal and attn_mask is not None:
-        raise ValueError("attn_mask must be None where is_causal is True")
     if not (
         query.dim() == key.dim() == value.dim() == 4
         and query.shape[0] == key.shape[0] == value.shape[0]
@@ -171,7 +170,15 @@ def scaled_dot_product_attention(
         return _any_axes(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if attn_mask is not None and attn_mask.dtype not in (torch.bool, torch.float32, query.dtype):
         raise TypeError(f"attn_mask must be bool, float32 or of query's dtype, not {attn_mask.dtype}")
-    return attention(query, key, value, _CAUSAL if is_causal else attn_mask, scale=scale, dropout_p=dropout_p)
+    mask: Mask | Tensor | None = attn_mask
+    bias: Tensor | None = None
+    if is_causal:
+        mask = _CAUSAL
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            mask = dense(attn_mask) & _CAUSAL
+        else:
+            bias = attn_mask
+    return attention(query, key, value, mask, bias=bias, scale=scale, dropout_p=dropout_p)
 
 
 def _any_axes(
@@ -207,7 +214,7 @@ def _any_axes(
     if attn_mask is not None and len(lead) > 2 and attn_mask.dim() > 2:
         attn_mask = four(attn_mask)
     out = scaled_dot_product_attention(
-        four(query), four(key), four(value), attn_mask, dropout_p, is_causal, scale, enable_gqa
+        four(query), four(key), four(value), attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
     return out.reshape(*lead, *out.shape[-2:])
 
@@ -292,15 +299,17 @@ def _wide(name: str, bias: Tensor, query: Tensor) -> Tensor:
 def _relative(bias: RelativeBias, query: Tensor, S: int) -> tuple[Tensor, Tensor | None]:
     _, H, L, _ = query.shape
     bias.check(H, L, S)
-    values, buckets = bias.compact()
-    return _wide("bias", values, query), buckets
+    # In float32 before the lookup, so that the gradients that meet in a row of the table are summed in it.
+    return RelativeBias(_wide("bias", bias.table, query), bias.buckets).compact()
 
 
 def _sum_of_biases(mask: Tensor, bias: Tensor | RelativeBias | None, L: int, S: int) -> Tensor:
     """Two biases are one: their sum, which has the axes of both."""
     if bias is None:
         return mask
-    return mask + (bias.to_dense(L, S) if isinstance(bias, RelativeBias) else bias)
+    if isinstance(bias, RelativeBias):
+        return mask + RelativeBias(bias.table.to(mask.dtype), bias.buckets).to_dense(L, S)
+    return mask + bias
 
 
 def _seed(dropout_p: float, device: torch.device) -> Tensor:
