@@ -81,21 +81,25 @@ class RelativeBias:
         return self.table[buckets].movedim(-1, 0)[None]
 
 
+def _flatten(bias: RelativeBias) -> tuple[list[tuple[pytree.KeyEntry, Tensor]], None]:
+    parts: list[tuple[pytree.KeyEntry, Tensor]] = [(pytree.GetAttrKey("table"), bias.table)]
+    if bias.buckets is not None:
+        parts.append((pytree.GetAttrKey("buckets"), bias.buckets))
+    return parts, None
+
+
 def _unflatten(parts: Iterable[Any], context: None) -> RelativeBias:
     bias = object.__new__(RelativeBias)  # of what a transform put in the tensors' places, unchecked
-    bias.table, bias.buckets = parts
+    bias.table, bias.buckets = (*parts, None)[:2]
     return bias
 
 
 # So that transforms of torch, as grad, vmap and export, see the tensors.
 pytree.register_pytree_node(
     RelativeBias,
-    lambda bias: ([bias.table, bias.buckets], None),
+    lambda bias: ([tensor for _, tensor in _flatten(bias)[0]], None),
     _unflatten,
-    flatten_with_keys_fn=lambda bias: (
-        [(pytree.GetAttrKey(name), getattr(bias, name)) for name in ("table", "buckets")],
-        None,
-    ),
+    flatten_with_keys_fn=_flatten,
 )
 
 

@@ -11,6 +11,7 @@ from xmkern.masks import Mask, causal, dense
 from xmkern.ops.attention import attention as _attend
 
 _CAUSAL = causal()
+_DTYPES = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 
 
 @overload
@@ -80,8 +81,11 @@ def attention(
     S = _check_sizes(query, key, value)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(query.device.type):
         query, key, value = _autocast(query, key, value)
-    if query.dtype != key.dtype or query.dtype != value.dtype:
-        raise TypeError(f"query, key and value must be of one dtype, not {query.dtype}, {key.dtype} and {value.dtype}")
+    if query.dtype not in _DTYPES or query.dtype != key.dtype or query.dtype != value.dtype:
+        raise TypeError(
+            "query, key and value must be of one dtype, float32, bfloat16, float16 or float64, "
+            f"not {query.dtype}, {key.dtype} and {value.dtype}"
+        )
     if scale is None:
         scale = query.shape[3] ** -0.5
 
@@ -243,8 +247,6 @@ def _complain(query: Any, key: Any, value: Any) -> NoReturn:
             raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
         if x.dim() != 4:
             raise ValueError(f"{name} must have four axes, {axes}, not shape {list(x.shape)}")
-        if not x.is_floating_point():
-            raise TypeError(f"{name} must hold floating-point numbers, not {x.dtype}")
     B, H, _, D = query.shape
     _, Hk, S, _ = key.shape
     if D == 0:
