@@ -51,14 +51,15 @@ class RelativeBias:
     def check(self, H: int, L: int, S: int) -> None:
         """Raises ValueError unless the bias fits H heads, L queries and S keys."""
         rows, heads = self.table.shape
+        distances = max(L + S - 1, 0)
         if heads not in (1, H):
             raise ValueError(f"bias: table must have 1 or H = {H} columns, not {heads}")
         if self.buckets is None:
-            if rows != L + S - 1:
-                raise ValueError(f"bias: table must have L + S - 1 = {L + S - 1} rows without buckets, not {rows}")
-        elif self.buckets.shape not in ((L, S), (L + S - 1,)):
+            if rows != distances:
+                raise ValueError(f"bias: table must have L + S - 1 = {distances} rows without buckets, not {rows}")
+        elif self.buckets.shape not in ((L, S), (distances,)):
             raise ValueError(
-                f"bias: buckets must have shape [L, S] = {[L, S]} or [L + S - 1] = [{L + S - 1}], "
+                f"bias: buckets must have shape [L, S] = {[L, S]} or [L + S - 1] = [{distances}], "
                 f"not {list(self.buckets.shape)}"
             )
 
@@ -80,21 +81,25 @@ class RelativeBias:
         return self.table[buckets].movedim(-1, 0)[None]
 
 
+def _flatten(bias: RelativeBias) -> tuple[list[tuple[pytree.KeyEntry, Tensor]], None]:
+    parts: list[tuple[pytree.KeyEntry, Tensor]] = [(pytree.GetAttrKey("table"), bias.table)]
+    if bias.buckets is not None:
+        parts.append((pytree.GetAttrKey("buckets"), bias.buckets))
+    return parts, None
+
+
 def _unflatten(parts: Iterable[Any], context: None) -> RelativeBias:
     bias = object.__new__(RelativeBias)  # of what a transform put in the tensors' places, unchecked
-    bias.table, bias.buckets = parts
+    bias.table, bias.buckets = (*parts, None)[:2]
     return bias
 
 
 # So that transforms of torch, as grad, vmap and export, see the tensors.
 pytree.register_pytree_node(
     RelativeBias,
-    lambda bias: ([bias.table, bias.buckets], None),
+    lambda bias: ([tensor for _, tensor in _flatten(bias)[0]], None),
     _unflatten,
-    flatten_with_keys_fn=lambda bias: (
-        [(pytree.GetAttrKey(name), getattr(bias, name)) for name in ("table", "buckets")],
-        None,
-    ),
+    flatten_with_keys_fn=_flatten,
 )
 
 
@@ -119,7 +124,7 @@ def t5_buckets(
     Returns:
         int32 [L + S - 1] for :class:`RelativeBias`: element j - i + L - 1 is the bucket of key j for query i.
     """
-    distance = torch.arange(1 - L, S, device=device) - offset  # key minus query
+    distance = torch.arange(max(L + S - 1, 0), device=device) - (L - 1 + offset)  # key minus query
     side = torch.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2

@@ -52,14 +52,13 @@ def layer(weights, number, x, attend):
     return norm(x + linear(F.gelu(linear(x, "intermediate.dense")), "output.dense"), "output")
 
 
-def pool(x, lengths):
-    """[N, S, E] -> unit vectors [N, E]: the mean over what is no padding"""
-    real = torch.arange(x.shape[1]) < lengths[:, None]
-    return F.normalize((x * real[..., None]).sum(1) / lengths[:, None].to(x.dtype), dim=1)
-
-
-def embed(weights, ids, lengths, attend):
-    x = tokens_of(weights, ids)
+def encode(weights, x, lengths, attend):
+    """[N, S, E] -> unit vectors [N, E]: six layers, then the mean over what is no padding"""
     for number in range(LAYERS):
         x = layer(weights, number, x, attend)
     return pool(x, lengths)
+
+
+def pool(x, lengths):
+    real = torch.arange(x.shape[1]) < lengths[:, None]
+    return F.normalize((x * real[..., None]).sum(1) / lengths[:, None].to(x.dtype), dim=1)

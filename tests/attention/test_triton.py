@@ -173,13 +173,17 @@ def check_nothing_leaks_from_padding() -> None:
     """NaN past a sample's length, or in tiles that a mask empties, reaches nobody."""
     query, key, value = (torch.randn(2, 1, 200, 16, device=DEVICE).requires_grad_() for _ in range(3))
     lengths = torch.tensor([90, 200], device=DEVICE)
+    flags = torch.rand(2, 1, 200, 200, device=DEVICE) < 0.5
+    flags[0, :, :, 90:] = False
     with torch.no_grad():
         for x in (key, value):
             x[0, :, 90:] = torch.nan
-    out, lse = attention(query, key, value, (3, 0, *CAUSAL, 0), (lengths,), backend="triton")
-    (out.sum() + lse.sum()).backward()
-    for x in (out, lse, query.grad, key.grad, value.grad):
-        assert x.isfinite().all()
+    for mask, tensors in (((3, 0, *CAUSAL, 0), (lengths,)), ((6, 0), (flags,))):
+        query.grad = key.grad = value.grad = None
+        out, lse = attention(query, key, value, mask, tensors, backend="triton")
+        (out.sum() + lse.sum()).backward()
+        for x in (out, lse, query.grad, key.grad, value.grad):
+            assert x.isfinite().all()
 
     packed = ids(128, 72).to(DEVICE)
     spoiled = torch.randn(1, 1, 200, 16, device=DEVICE)

@@ -11,6 +11,7 @@ from xmkern.masks import Mask, causal, dense
 from xmkern.ops.attention import attention as _attend
 
 _CAUSAL = causal()
+_DTYPES = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 
 
 @overload
@@ -78,10 +79,13 @@ def attention(
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
     S = _check_sizes(query, key, value)
-    if torch.is_autocast_enabled(query.device.type):
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(query.device.type):
         query, key, value = _autocast(query, key, value)
-    if query.dtype != key.dtype or query.dtype != value.dtype:
-        raise TypeError(f"query, key and value must be of one dtype, not {query.dtype}, {key.dtype} and {value.dtype}")
+    if query.dtype not in _DTYPES or query.dtype != key.dtype or query.dtype != value.dtype:
+        raise TypeError(
+            "query, key and value must be of one dtype, float32, bfloat16, float16 or float64, "
+            f"not {query.dtype}, {key.dtype} and {value.dtype}"
+        )
     if scale is None:
         scale = query.shape[3] ** -0.5
 
@@ -147,6 +151,7 @@ def scaled_dot_product_attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
@@ -155,14 +160,12 @@ def scaled_dot_product_attention(
     Args:
         query: [..., H, L, D]; key [..., H, S, D]; value [..., H, S, Dv]; leading axes broadcast, and may be missing.
         attn_mask: broadcastable to [..., H, L, S]; bool (True: visible) or of floating point, which is added.
-        is_causal: key j is visible to query i where j <= i; not together with ``attn_mask``.
+        is_causal: whether, of those that ``attn_mask`` leaves, key j is visible to query i only where j <= i.
         enable_gqa: whether key and value may have fewer heads, a divisor of H.
 
     Returns:
         [..., H, L, Dv].
     """
-    if is_causal and attn_mask is not None:
-        raise ValueError("attn_mask must be None where is_causal is True")
     if not (
         query.dim() == key.dim() == value.dim() == 4
         and query.shape[0] == key.shape[0] == value.shape[0]
@@ -171,7 +174,15 @@ def scaled_dot_product_attention(
         return _any_axes(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if attn_mask is not None and attn_mask.dtype not in (torch.bool, torch.float32, query.dtype):
         raise TypeError(f"attn_mask must be bool, float32 or of query's dtype, not {attn_mask.dtype}")
-    return attention(query, key, value, _CAUSAL if is_causal else attn_mask, scale=scale, dropout_p=dropout_p)
+    mask: Mask | Tensor | None = attn_mask
+    bias: Tensor | None = None
+    if is_causal:
+        mask = _CAUSAL
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            mask = dense(attn_mask) & _CAUSAL
+        else:
+            bias = attn_mask
+    return attention(query, key, value, mask, bias=bias, scale=scale, dropout_p=dropout_p)
 
 
 def _any_axes(
@@ -207,7 +218,7 @@ def _any_axes(
     if attn_mask is not None and len(lead) > 2 and attn_mask.dim() > 2:
         attn_mask = four(attn_mask)
     out = scaled_dot_product_attention(
-        four(query), four(key), four(value), attn_mask, dropout_p, is_causal, scale, enable_gqa
+        four(query), four(key), four(value), attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
     return out.reshape(*lead, *out.shape[-2:])
 
@@ -216,12 +227,12 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor) -> int:
     """-> S. A few comparisons where all is well, a sentence where it is not."""
     try:
         B, H, _, D = query.shape
-        _, Hk, S, _ = shape = key.shape
+        key_B, Hk, S, key_D = key.shape
+        value_B, value_H, value_S, _ = value.shape
         fit = (
-            shape == (B, Hk, S, D)
-            and value.shape[:3] == shape[:3]
-            and D > 0
+            (B, B, Hk, S, D) == (key_B, value_B, value_H, value_S, key_D)
             and (Hk == H or (Hk > 0 and H % Hk == 0))
+            and D > 0
             and query.device == key.device == value.device
         )
     except (AttributeError, ValueError):
@@ -236,8 +247,6 @@ def _complain(query: Any, key: Any, value: Any) -> NoReturn:
             raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
         if x.dim() != 4:
             raise ValueError(f"{name} must have four axes, {axes}, not shape {list(x.shape)}")
-        if not x.is_floating_point():
-            raise TypeError(f"{name} must hold floating-point numbers, not {x.dtype}")
     B, H, _, D = query.shape
     _, Hk, S, _ = key.shape
     if D == 0:
@@ -292,15 +301,17 @@ def _wide(name: str, bias: Tensor, query: Tensor) -> Tensor:
 def _relative(bias: RelativeBias, query: Tensor, S: int) -> tuple[Tensor, Tensor | None]:
     _, H, L, _ = query.shape
     bias.check(H, L, S)
-    values, buckets = bias.compact()
-    return _wide("bias", values, query), buckets
+    # In float32 before the lookup, so that the gradients that meet in a row of the table are summed in it.
+    return RelativeBias(_wide("bias", bias.table, query), bias.buckets).compact()
 
 
 def _sum_of_biases(mask: Tensor, bias: Tensor | RelativeBias | None, L: int, S: int) -> Tensor:
     """Two biases are one: their sum, which has the axes of both."""
     if bias is None:
         return mask
-    return mask + (bias.to_dense(L, S) if isinstance(bias, RelativeBias) else bias)
+    if isinstance(bias, RelativeBias):
+        return mask + RelativeBias(bias.table.to(mask.dtype), bias.buckets).to_dense(L, S)
+    return mask + bias
 
 
 def _seed(dropout_p: float, device: torch.device) -> Tensor:

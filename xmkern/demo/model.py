@@ -12,31 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmkern.demo.text import BUCKETS, MAX_WORDS, Tokens
+from xmkern.nn import TransformerEncoderLayer
 
 SIZE = 128
 BITS = 64
 SIDE = 64  # of the pictures, in pixels
 
 
-class Block(nn.Module):
-    """One pre-norm transformer layer over ``[B, S, E]``; ``keep`` bool ``[B, S]`` says which tokens are real."""
-
-    def __init__(self, size: int = SIZE, heads: int = 4, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.before_attention, self.before_mlp = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
-        self.wide, self.narrow = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
-        # Begins as the identity: a bag of words or places learns much in a minute, and attention adds to it.
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.narrow.weight)
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(self.before_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mask = None if keep is None else keep[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-        x = x + F.dropout(self.out(mixed), self.dropout, self.training)
-        return x + F.dropout(self.narrow(F.gelu(self.wide(self.before_mlp(x)))), self.dropout, self.training)
+def block(dropout: float) -> TransformerEncoderLayer:
+    """One pre-norm transformer layer over ``[B, S, E]``."""
+    layer = TransformerEncoderLayer(SIZE, 4, 2 * SIZE, dropout, "gelu", batch_first=True, norm_first=True)
+    # Begins as the identity: a bag of words or places learns much in a minute, and attention adds to it.
+    nn.init.zeros_(layer.self_attn.out_proj.weight)
+    nn.init.zeros_(layer.linear2.weight)
+    return layer
 
 
 class Residual(nn.Module):
@@ -70,7 +59,7 @@ class PictureTower(nn.Module):
             nn.Conv2d(4 * width, SIZE, 1),
         )
         self.place = nn.Parameter(torch.randn((SIDE // 16) ** 2, SIZE) * 0.02)
-        self.block = Block(dropout=dropout)
+        self.block = block(dropout)
         self.head = nn.Sequential(nn.LayerNorm(SIZE), nn.Dropout(dropout), nn.Linear(SIZE, SIZE))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +77,7 @@ class TextTower(nn.Module):
         with torch.no_grad():
             self.gram.weight.mul_(0.3)
         self.place = nn.Parameter(torch.randn(MAX_WORDS, SIZE) * 0.02)
-        self.block = Block(dropout=dropout)
+        self.block = block(dropout)
         self.head = nn.Sequential(nn.LayerNorm(SIZE), nn.Linear(SIZE, SIZE))
 
     def forward(self, tokens: Tokens) -> Tensor:
@@ -102,7 +91,8 @@ class TextTower(nn.Module):
         grams = tokens.grams[distinct]
         count = (grams > 0).sum(1, keepdim=True).clamp(min=1)
         x = (self.gram(grams) / count.sqrt())[where]
-        x = self.block(F.dropout(x, self.dropout, self.training) + self.place[: words.shape[1]], keep)
+        x = F.dropout(x, self.dropout, self.training) + self.place[: words.shape[1]]
+        x = self.block(x, src_key_padding_mask=~keep)
         share = keep.unsqueeze(-1).to(x.dtype)
         return self.head((x * share).sum(1) / share.sum(1))
 

@@ -61,8 +61,8 @@ class Op:
         _ops[self.name] = self
 
     def __call__(self, *args: Any, backend: str = "auto") -> Any:
-        # The dispatcher takes longer than a small kernel: it is left out where it would only come back to _run.
-        return self._run(*args, backend) if _unobserved(args) else self.overload(*args, backend)
+        # The dispatcher takes longer than a small kernel: it is left out where it would only come back to _serve.
+        return self._serve(args, backend) if _unobserved(args) else self.overload(*args, backend)
 
     def refusals(self, *args: Any) -> Iterator[tuple[Backend, str | None]]:
         """Each backend, best first, with the reason why it cannot serve these arguments (None: it can)."""
@@ -70,7 +70,9 @@ class Op:
             yield backend, backend.refuses(*args)
 
     def _run(self, *args: Any) -> Any:
-        *args, wanted = args  # type: ignore[assignment]
+        return self._serve(args[:-1], args[-1])
+
+    def _serve(self, args: tuple[Any, ...], wanted: str) -> Any:
         for backend in self.backends:
             if wanted not in ("auto", backend.name):
                 continue

@@ -11,7 +11,7 @@ from torch import Tensor
 from xmkern import functional, native
 
 # An error this many units in the last place of the largest value is rounding, however small eager's own error is.
-_ULPS = 4
+_ULPS = 8
 
 
 def assert_matches_reference(
@@ -25,8 +25,9 @@ def assert_matches_reference(
 
     Integer and bool results must be equal. A floating-point result may be at most twice as far from the reference in
     float64 as the reference in the inputs' own dtype is (plus a few units in the last place); so may each gradient of
-    an input that requires one, for a fixed random cotangent. Tensors within inputs, as in a list or a RelativeBias, are
-    inputs too. Every call starts from the same state of torch's random generators.
+    an input that requires one, for a random cotangent, where the reference's error is the largest of several. Tensors
+    within inputs, as in a list or a RelativeBias, are inputs too. Every call starts from the same state of torch's
+    random generators.
 
     Args:
         op: the name of a call of ``xmkern.functional``, or a function to test against ``reference``.
@@ -47,19 +48,25 @@ def assert_matches_reference(
             raise ValueError("reference must be given when op is a function")
         tested, expected = op, reference
 
-    got = _evaluate(tested, inputs)
+    got = _evaluate(tested, inputs, cotangents=1)
     eager = _evaluate(expected, inputs)
     if set(got) != set(eager):
         raise AssertionError(f"results differ in kind: {sorted(got)} against {sorted(eager)} of the reference")
     exact = eager
-    if any(t.is_floating_point() for t in eager.values()):
+    if any(values[0].is_floating_point() for values in eager.values()):
         exact = _evaluate(expected, in_float64(inputs))
     for name in eager:
         _compare(name, got[name], eager[name], exact[name])
 
 
-def _evaluate(call: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The outputs of a call, and the gradients of its inputs, by name."""
+# One draw of a gradient that is small by cancellation may be exact in eager PyTorch, by luck: these many are not.
+_COTANGENTS = 4
+
+
+def _evaluate(
+    call: Callable[..., Any], inputs: Mapping[str, Any], cotangents: int = _COTANGENTS
+) -> dict[str, list[Tensor]]:
+    """The outputs of a call, and the gradients of its inputs for each of some cotangents, by name."""
     leaves, spec = pytree.tree_flatten_with_path(dict(inputs))
     fresh = {_name(path): leaf.detach() if isinstance(leaf, Tensor) else leaf for path, leaf in leaves}
     wanted = {_name(path): fresh[_name(path)].requires_grad_() for path, leaf in leaves if _graded(leaf)}
@@ -67,15 +74,17 @@ def _evaluate(call: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, 
         torch.manual_seed(0)
         outputs = call(**pytree.tree_unflatten(list(fresh.values()), spec))
     outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
-    results = {f"output {i}": torch.as_tensor(out) for i, out in enumerate(outputs)}
-    graded = [out for out in results.values() if out.requires_grad]
+    results = {f"output {i}": [torch.as_tensor(out)] for i, out in enumerate(outputs)}
+    graded = [out for (out,) in results.values() if out.requires_grad]
     if wanted and graded:
         generator = torch.Generator().manual_seed(0)
-        cotangents = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in graded]
-        grads = torch.autograd.grad(graded, list(wanted.values()), cotangents, allow_unused=True)
-        for (name, value), grad in zip(wanted.items(), grads, strict=True):
-            results[f"gradient of {name}"] = torch.zeros_like(value) if grad is None else grad
-    return {name: value.detach() for name, value in results.items()}
+        for _ in range(cotangents):
+            drawn = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in graded]
+            grads = torch.autograd.grad(graded, list(wanted.values()), drawn, allow_unused=True, retain_graph=True)
+            for (name, value), grad in zip(wanted.items(), grads, strict=True):
+                grad = torch.zeros_like(value) if grad is None else grad
+                results.setdefault(f"gradient of {name}", []).append(grad)
+    return {name: [value.detach() for value in values] for name, values in results.items()}
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -98,7 +107,8 @@ def in_float64(values: Any) -> Any:
     return pytree.tree_map(converted, values)
 
 
-def _compare(name: str, got: Tensor, eager: Tensor, exact: Tensor) -> None:
+def _compare(name: str, all_got: list[Tensor], all_eager: list[Tensor], all_exact: list[Tensor]) -> None:
+    got, eager, exact = all_got[0], all_eager[0], all_exact[0]
     for what in ("shape", "dtype", "device"):
         if getattr(got, what) != getattr(eager, what):
             raise AssertionError(f"{name}: {what} {getattr(got, what)}, the reference has {getattr(eager, what)}")
@@ -107,17 +117,22 @@ def _compare(name: str, got: Tensor, eager: Tensor, exact: Tensor) -> None:
             wrong = (got != eager).nonzero()
             raise AssertionError(f"{name}: {len(wrong)} of {got.numel()} differ, the first at {wrong[0].tolist()}")
         return
-    eps = torch.finfo(got.dtype).eps
-    got, eager, exact = got.double(), eager.double(), exact.double()
     finite = exact.isfinite()
-    if not torch.equal(got[~finite].nan_to_num(), exact[~finite].nan_to_num()) or not got[finite].isfinite().all():
+    same = torch.equal(got[~finite].double().nan_to_num(), exact[~finite].double().nan_to_num())
+    if not same or not got[finite].isfinite().all():
         raise AssertionError(f"{name}: infinities or NaNs are not where the reference has them")
     if not finite.any():
         return
-    unit = eps * float(exact[finite].abs().max())
-    error, allowed = (got - exact)[finite].abs().max(), 2 * (eager - exact)[finite].abs().max() + _ULPS * unit
+    unit = torch.finfo(got.dtype).eps * float(exact[finite].abs().max())
+    error = _error(got, exact)
+    allowed = 2 * max(map(_error, all_eager, all_exact)) + _ULPS * unit
     if error > allowed:
         raise AssertionError(f"{name}: error {error:.3g}, allowed {allowed:.3g} (twice eager PyTorch's own)")
+
+
+def _error(x: Tensor, exact: Tensor) -> float:
+    finite = exact.isfinite()
+    return float((x.double() - exact.double())[finite].abs().max()) if finite.any() else 0.0
 
 
 def differences(got: Any, eager: Any, exact: Any) -> str:
@@ -128,7 +143,7 @@ def differences(got: Any, eager: Any, exact: Any) -> str:
     results = [(got, eager, exact)] if isinstance(got, Tensor) else list(zip(got, eager, exact, strict=True))
     for i, result in enumerate(results):
         try:
-            _compare(f"output {i}", *result)
+            _compare(f"output {i}", *([each] for each in result))
         except AssertionError as error:
             return str(error)
     return ""

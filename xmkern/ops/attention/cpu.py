@@ -170,7 +170,7 @@ def _checked(buckets: Tensor, count: int) -> Tensor:
 
 def _bias_gradient(grad: Tensor, buckets: Tensor | None) -> tuple[int, tuple[int, ...]]:
     """BiasForm's number; address, strides of batch, head, query and key, length of the vector."""
-    if grad.dim() == 1:
+    if grad.numel() == 0:  # not wanted, or of no queries or keys
         return 0, _NO_BIAS[0]
     strides = _strides(grad)
     if grad.dim() == 4:

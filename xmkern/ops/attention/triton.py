@@ -70,14 +70,14 @@ class _Call:
     def shape(self, unit: int) -> tuple[int, ...]:
         return (self.depth, self.value_depth, *self.pads, unit)
 
-    def constants(self, tiles: Tiles, unit: int) -> dict[str, Any]:
+    def constants(self, tiles: Tiles, unit: int, **limits: int) -> dict[str, Any]:
         """What every kernel of attention is compiled for."""
         return {
             "SHAPE": self.shape(unit),
             "MASK": self.mask.program,
             "BIAS": self.bias_form,
             "DROPOUT": bool(self.dropout),
-            "PRECISION": "wide" if _interpreted() else arguments.precision(self.query.dtype),
+            "PRECISION": "wide" if _interpreted() else arguments.precision(self.query.dtype, max(self.pads), **limits),
             "ROWS": tiles.rows,
             "KEYS": tiles.keys,
             "num_warps": tiles.warps,
@@ -232,7 +232,7 @@ def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, unit: int, toe
         kernels.grad_bias_kernel, shares * matrices * places, *given, found,
         (shares, bias_batches, bias_heads, among_heads, members, bins),
         call.sizes, call.mask.numbers, call.mask.tensors, call.bias, call.dropout, call.scale,
-        FORM=form.value, BINS=bin_tile, **call.constants(tiles, unit),
+        FORM=form.value, BINS=bin_tile, **call.constants(tiles, unit, largest=0),
     )  # fmt: skip
     if in_place:
         return

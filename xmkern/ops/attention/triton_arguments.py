@@ -46,50 +46,70 @@ class Tiles:
         return Tiles(rows, keys, self.warps if whole else 4, self.stages)
 
 
-# Tiles by the padded head size: of chips with 160 KB of shared memory a block and more, and of those with 99. What was
-# weighed: registers do not spill, shared memory suffices, matrix units are fed with as large tiles as that leaves. In
-# float32 three products in tf32 take the registers of three. "crowded": a bias or dropout wants registers too.
+# Tiles by the padded head size, of three sorts of chip: "warpgroup" has matrix units that read shared memory (sm_90,
+# sm_100), "large" 160 KB of it a block (sm_80), "small" 99 KB. What was weighed: registers do not spill, shared memory
+# suffices, matrix units are fed with as large tiles as that leaves. "crowded": a bias or dropout wants registers too.
 _FORWARD = {
-    # (bytes of an element, large chip): {head size: (plain, crowded)}
-    (2, True): {
+    # (bytes of an element, sort of chip): {head size: (plain, crowded)}
+    (2, "warpgroup"): {
         64: (Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 3)),
         128: (Tiles(128, 128, 8, 2), Tiles(128, 64, 8, 2)),
         256: (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
     },
-    (2, False): {
-        64: (Tiles(128, 64, 4, 2), Tiles(64, 64, 4, 2)),
+    (2, "large"): {
+        64: (Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 3)),
+        128: (Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 2)),
+        256: (Tiles(64, 32, 8, 2), Tiles(64, 32, 8, 2)),
+    },
+    (2, "small"): {
+        64: (Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2)),
         128: (Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2)),
         256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
     },
-    (4, True): {
+    (4, "warpgroup"): {
         64: (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
         128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
         256: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
     },
-    (4, False): {
+    (4, "large"): {
+        64: (Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2)),
+        128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
+        256: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
+    },
+    (4, "small"): {
         64: (Tiles(64, 64, 4, 1), Tiles(32, 32, 4, 2)),
         128: (Tiles(32, 32, 4, 2), Tiles(16, 32, 4, 2)),
         256: (Tiles(16, 32, 4, 1), Tiles(16, 32, 4, 1)),
     },
 }
 _BACKWARD = {
-    # (bytes of an element, large chip): {head size: (gradient of queries, of keys and values)}
-    (2, True): {
+    # (bytes of an element, sort of chip): {head size: (gradient of queries, of keys and values)}
+    (2, "warpgroup"): {
         64: (Tiles(128, 64, 8, 2), Tiles(64, 128, 8, 2)),
         128: (Tiles(128, 64, 8, 2), Tiles(32, 128, 8, 2)),
         256: (Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 2)),
     },
-    (2, False): {
-        64: (Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2)),
+    (2, "large"): {
+        64: (Tiles(128, 64, 8, 2), Tiles(32, 128, 8, 2)),
+        128: (Tiles(64, 64, 8, 2), Tiles(64, 64, 8, 2)),
+        256: (Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 2)),
+    },
+    (2, "small"): {
+        64: (Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
         128: (Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
         256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 8, 2)),
     },
-    (4, True): {
+    (4, "warpgroup"): {
         64: (Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 2)),
-        128: (Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2)),
+        128: (Tiles(32, 32, 8, 2), Tiles(16, 32, 8, 2)),
         256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
     },
-    (4, False): {
+    (4, "large"): {
+        64: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
+        128: (Tiles(32, 32, 8, 2), Tiles(16, 32, 8, 2)),
+        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 1)),
+    },
+    (4, "small"): {
         64: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
         128: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
         256: (Tiles(16, 32, 4, 1), Tiles(16, 32, 4, 1)),
@@ -97,21 +117,28 @@ _BACKWARD = {
 }
 
 
+def _sort_of(chip: Chip) -> str:
+    if chip.shared < 160 << 10:
+        return "small"
+    return "warpgroup" if chip.capability >= 90 else "large"
+
+
 def forward_tiles(chip: Chip, depth: int, size: int, crowded: bool) -> Tiles:
     """depth: the padded head size; size: bytes of an element; crowded: a bias or dropout wants registers too."""
-    large = chip.shared >= 160 << 10
-    if large and chip.capability < 90 and size == 2 and depth == 256:
-        crowded = True  # 163 KB do not hold what 227 do
-    return _FORWARD[size, large][max(64, depth)][crowded]
+    if chip.capability >= 100 and size == 2 and depth == 256:
+        crowded = True  # the sums of heads of 256 pass through registers there
+    return _FORWARD[size, _sort_of(chip)][max(64, depth)][crowded]
 
 
 def backward_tiles(chip: Chip, depth: int, size: int, of_keys: bool) -> Tiles:
-    return _BACKWARD[size, chip.shared >= 160 << 10][max(64, depth)][of_keys]
+    return _BACKWARD[size, _sort_of(chip)][max(64, depth)][of_keys]
 
 
 def bias_tiles(chip: Chip, depth: int, size: int) -> Tiles:
     """Square: a diagonal of tiles is summed."""
-    return Tiles(64, 64, 8, 1) if depth * size <= 256 else Tiles(32, 32, 8, 2)
+    if _sort_of(chip) == "warpgroup" and size == 2 and depth <= 128:
+        return Tiles(64, 64, 8, 1)
+    return Tiles(32, 32, 8, 2 if size == 2 else 1)
 
 
 @dataclass(frozen=True)
@@ -185,12 +212,15 @@ def lower_dropout(dropout_p: float, seed: Tensor | None) -> tuple[Any, ...]:
     return seed, signed, 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How float32 is multiplied: as torch's own products are allowed to be, else by three tf32 products, which lose
-    nothing that float32 keeps."""
-    if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32":
-        return "tf32x3"
-    return "tf32"
+def precision(dtype: torch.dtype, depth: int, largest: int = 128) -> str:
+    """How float32 is multiplied: as exactly as torch's own products, which users set.
+
+    Three products in tf32 keep two halves of each operand in registers. What heads above ``largest`` numbers have does
+    not fit there, and is multiplied without matrix units.
+    """
+    if dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return "tf32"
+    return "tf32x3" if depth <= largest else "ieee"
 
 
 def unit_of(*operands: Tensor) -> int:
