@@ -33,6 +33,7 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) tests
 
 bench: setup
+	$(BIN)/python -m benchmarks attention
 	$(BIN)/python -m benchmarks hamming
 	$(BIN)/python -m benchmarks hamming_mih
 	$(BIN)/python -m benchmarks readme

@@ -4,11 +4,11 @@ import csv
 import re
 from pathlib import Path
 
-from benchmarks import hamming, hamming_mih
+from benchmarks import attention, hamming, hamming_mih
 from benchmarks.measure import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
-TABLES = {"hamming": hamming.table, "hamming_mih": hamming_mih.table}
+TABLES = {"attention": attention.table, "hamming": hamming.table, "hamming_mih": hamming_mih.table}
 
 
 def render(text: str) -> str:
