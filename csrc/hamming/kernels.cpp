@@ -199,20 +199,20 @@ void cut(Rows rows, uint64_t* planes) {
   }
 }
 
-// The carries that a query picks in the table of one word. Eight steps of its path are read at a time: the loads of
-// planes keep the load unit busy, and shifts cost nothing beside them.
+// The carries that a query picks. Eight steps of its path are read at a time: the loads of planes keep the load unit
+// busy, and shifts cost nothing beside them.
 struct Carries {
   const Plane* table;
   const uint8_t* path;
   uint64_t eight = 0;
   int pair = 0;
 
-  Plane next() {
+  inline __attribute__((always_inline)) Plane next() {
     if (pair % 8 == 0) eight = word_at(path + pair);
-    const uint8_t* eight_carries = reinterpret_cast<const uint8_t*>(table + pair++ * hamming::carries);
+    const uint8_t* here = reinterpret_cast<const uint8_t*>(table + pair++ * hamming::carries);
     const uint64_t offset = (eight & 255) * plane_lanes;
     eight >>= 8;
-    return *reinterpret_cast<const Plane*>(eight_carries + offset);
+    return *reinterpret_cast<const Plane*>(here + offset);
   }
 };
 
@@ -266,28 +266,30 @@ inline bool all_set(Plane a) {
 // A distance is twice the carries and the last parity: it is below an even limit where there are fewer carries than
 // half of that. An odd limit is made even by a parity that starts at 1, which is another path. The tables of long codes
 // come from the second-level cache, which keeps up.
-template <int Digits>
+//
+// Words are summed in blocks whose carries but one make a number of `Block` digits; the total of them has `Digits`.
+template <int Block, int Digits>
 void scan_planes(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint8_t* paths, int64_t count,
                  const Offer& offer) {
-  constexpr int word_digits = 5;
-  const int64_t bytes = rows.count * rows.words * 8;
+  constexpr int block_pairs = 1 << Block;
+  const int64_t bytes = rows.count * rows.words * 8, all_pairs = int64_t{rows.words} * hamming::pairs;
   for (int64_t q = 0; q < count; ++q) {
     // Meanwhile the next slice comes from memory.
     for (int64_t i = 64 * q; i < bytes; i += 64 * count) __builtin_prefetch(rows.data + bytes + i, 0, 2);
     const int32_t limit = offer.limits[q];
     const Plane* table = reinterpret_cast<const Plane*>(planes);
-    const uint8_t* path = paths + ((limit & 1) * count + q) * rows.words * hamming::pairs;
+    const uint8_t* path = paths + ((limit & 1) * count + q) * all_pairs;
     Carries first{table, path};
     Plane total[Digits] = {};
-    sum_carries<word_digits>(first, total);
+    sum_carries<Block>(first, total);
     const Plane left = first.next();
-    for (int w = 1; w < rows.words; ++w) {
-      Carries from{table += hamming::word_planes, path += hamming::pairs};
-      Plane sum[word_digits];
-      sum_carries<word_digits>(from, sum);
+    for (int64_t pair = block_pairs; pair < all_pairs; pair += block_pairs) {
+      Carries from{table + pair * hamming::carries, path + pair};
+      Plane sum[Block];
+      sum_carries<Block>(from, sum);
       Plane carry = from.next();
-      for (int d = 0; d < word_digits; ++d) carry = add_bits(total[d], sum[d], carry, total[d]);
-      for (int d = word_digits; d < Digits; ++d) {
+      for (int d = 0; d < Block; ++d) carry = add_bits(total[d], sum[d], carry, total[d]);
+      for (int d = Block; d < Digits; ++d) {
         const Plane digit = total[d];
         total[d] = digit ^ carry;
         carry &= digit;
@@ -303,11 +305,10 @@ void scan_planes(const uint64_t* planes, Rows rows, const uint64_t* queries, con
 
 void scan_slice(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint8_t* paths, int64_t count,
                 const Offer& offer) {
-  // As many digits as hold the 32 carries of each word.
-  if (rows.words <= 1) return scan_planes<6>(planes, rows, queries, paths, count, offer);
-  if (rows.words <= 3) return scan_planes<7>(planes, rows, queries, paths, count, offer);
-  if (rows.words <= 7) return scan_planes<8>(planes, rows, queries, paths, count, offer);
-  return scan_planes<12>(planes, rows, queries, paths, count, offer);
+  if (rows.words == 1) return scan_planes<5, 6>(planes, rows, queries, paths, count, offer);
+  if (rows.words == 2) return scan_planes<6, 7>(planes, rows, queries, paths, count, offer);
+  if (rows.words == 4) return scan_planes<7, 8>(planes, rows, queries, paths, count, offer);
+  return scan_planes<5, 12>(planes, rows, queries, paths, count, offer);
 }
 
 // ---- the rest --------------------------------------------------------------------------------------------------
