@@ -63,7 +63,7 @@ void each_rows(Codes codes, int64_t begin, int64_t end, int64_t step, Visit&& vi
   }
 }
 
-// The carries that each query picks: [count, words, pairs].
+// The carries that each query picks, with a parity that starts at 0 and at 1: [2, count, words, pairs].
 std::vector<uint8_t> trace_all(const std::vector<uint64_t>& queries, int words) {
   std::vector<uint8_t> paths(2 * queries.size() * pairs);
   uint8_t* path = paths.data();

@@ -305,6 +305,7 @@ void scan_planes(const uint64_t* planes, Rows rows, const uint64_t* queries, con
 
 void scan_slice(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint8_t* paths, int64_t count,
                 const Offer& offer) {
+  // Digits enough for the 32 carries of each word.
   if (rows.words == 1) return scan_planes<5, 6>(planes, rows, queries, paths, count, offer);
   if (rows.words == 2) return scan_planes<6, 7>(planes, rows, queries, paths, count, offer);
   if (rows.words == 4) return scan_planes<7, 8>(planes, rows, queries, paths, count, offer);

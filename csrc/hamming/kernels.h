@@ -17,7 +17,8 @@ inline constexpr int max_words = 64;
 inline constexpr int pairs = 32, carries = 8;
 inline constexpr int word_planes = pairs * carries;
 
-// Where the carries of a query lie: eight times the number of each pair's carry. path [words, pairs]
+// Where the carries of a query lie, if its parity starts so: eight times the number of each pair's carry.
+// path [words, pairs]
 inline void trace(const uint64_t* query, int words, unsigned parity, uint8_t* path) {
   for (int w = 0; w < words; ++w) {
     for (int j = 0; j < pairs; ++j) {
@@ -53,8 +54,8 @@ struct Kernels {
   // 64], aligned to 64 bytes.
   int slice;
   void (*cut)(Rows rows, uint64_t* planes);
-  // paths [count, words, pairs]: see trace. The rows are those that were cut, for the exact distance of the few that
-  // are near.
+  // paths [2, count, words, pairs]: see trace; the parity starts at 0 for an even limit, at 1 for an odd one. The rows
+  // are those that were cut, for the exact distance of the few that are near.
   void (*scan_slice)(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint8_t* paths, int64_t count,
                      const Offer& offer);
 
