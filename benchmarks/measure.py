@@ -1,4 +1,4 @@
-"""How a time is taken: ours and the peers in alternation, in one process, on the same inputs; medians."""
+"""How a time is taken: ours and the peers in alternation, in bursts, in one process, on the same inputs; medians."""
 
 import csv
 import os
@@ -16,26 +16,33 @@ import xmkern
 
 RESULTS = Path(__file__).parent / "results"
 
-# Seconds between two calls: the threads that a library has just used go on spinning for a while and, where it brings an
-# OpenMP runtime of its own, would take the cores from the next one.
-_PAUSE = 0.01
+# Seconds of rest before a burst. The threads that an OpenMP runtime has just used go on spinning for a while (up to
+# nine milliseconds were seen), and FAISS brings a runtime of its own: they would take the cores from whoever is next.
+_REST = 0.02
 
 
-def alternate(calls: Mapping[str, Callable[[], Any]], seconds: float = 2.0, least: int = 5) -> dict[str, float]:
-    """The median time of each call, in seconds.
+def alternate(
+    calls: Mapping[str, Callable[[], Any]], seconds: float = 2.0, least: int = 5, burst: int = 3
+) -> dict[str, float]:
+    """The median time of each call, in seconds, as a program sees it that makes one such call after another.
 
-    Every round runs each call once, so that a machine that slows down slows all. The first round is not counted.
+    In every round each call has a burst: a rest, in which the others' threads go to sleep, one call that is not timed,
+    and `burst` timed calls back to back. The rest keeps contenders out of each other's time; but it also puts the
+    call's own threads to sleep and its data out of the caches, and waking them costs as much as a search for one query,
+    so what is timed comes after a call that did that. Rounds go on for `seconds`, and there are at least `least`, so
+    that a machine that slows down slows all.
     """
-    for call in calls.values():
-        call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds or len(next(iter(times.values()))) < least:
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds or rounds < least:
         for name, call in calls.items():
-            time.sleep(_PAUSE)
-            start = time.perf_counter()
+            time.sleep(_REST)
             call()
-            times[name].append(time.perf_counter() - start)
+            for _ in range(burst):
+                start = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - start)
+        rounds += 1
     return {name: statistics.median(each) for name, each in times.items()}
 
 

@@ -63,17 +63,20 @@ void each_rows(Codes codes, int64_t begin, int64_t end, int64_t step, Visit&& vi
   }
 }
 
-// The planes that each word of the queries picks: [count, words, path_steps].
-std::vector<uint16_t> plane_paths(const std::vector<uint64_t>& queries, int plane_words) {
-  std::vector<uint16_t> paths(queries.size() * path_steps);
-  for (size_t i = 0; i < queries.size(); ++i) Path(queries[i], plane_words, paths.data() + i * path_steps);
+// The carries that each query picks, with a parity that starts at 0 and at 1: [2, count, words, pairs].
+std::vector<uint8_t> trace_all(const std::vector<uint64_t>& queries, int words) {
+  std::vector<uint8_t> paths(2 * queries.size() * pairs);
+  uint8_t* path = paths.data();
+  for (const unsigned parity : {0, 1})
+    for (size_t i = 0; i < queries.size(); i += static_cast<size_t>(words), path += words * pairs)
+      trace(queries.data() + i, words, parity, path);
   return paths;
 }
 
 // Memory for the tabulated planes of a slice, aligned to whole registers.
 class Planes {
  public:
-  Planes(int words, int slice) : memory_(static_cast<size_t>(words * tabulated_planes * slice / 64) + 8) {}
+  Planes(int words, int slice) : memory_(static_cast<size_t>(words * word_planes * slice / 64) + 8) {}
   uint64_t* data() {
     uint64_t* start = memory_.data();
     return start + (64 - reinterpret_cast<uintptr_t>(start) % 64) % 64 / 8;
@@ -206,10 +209,12 @@ void scan_task(const Plan& plan, int64_t task, Codes queries, Codes codes, std::
     return;
   }
   const int width = words_of(codes);
-  const std::vector<uint16_t> paths = plane_paths(words, kernels.slice / 64);
+  const std::vector<uint8_t> paths = trace_all(words, width);
   Planes planes(width, kernels.slice);
   each_rows(codes, begin, end, kernels.slice, [&](Rows rows, int64_t start) {
     sink.offset = start;
+    // Of the first codes most are near, as long as no limit is known.
+    if (start == begin) return kernels.scan_rows(rows, words.data(), count, offer);
     kernels.cut(rows, planes.data());
     kernels.scan_slice(planes.data(), rows, words.data(), paths.data(), count, offer);
   });

@@ -101,14 +101,15 @@ void scan_rows(Rows rows, const uint64_t* queries, int64_t count, const Offer& o
 
 constexpr int slice = 64 * plane_lanes;
 
-// Three steps of the transposition below on the eight rows from `first` that are `Stride` apart, in registers.
+// Three steps of the transposition of 64 x 64 bits in each lane (Hacker's Delight, section 7-3), on eight rows that are
+// `Stride` apart. After the steps of strides 8 and 1, bit i of row j is bit j of row i.
 template <int Stride>
-inline void transpose_step(Plane* first) {
-  Plane rows[8];
-  for (int i = 0; i < 8; ++i) rows[i] = first[i * Stride];
+inline __attribute__((always_inline)) void transpose(Plane rows[8]) {
+#pragma GCC unroll 3
   for (int half = 4; half > 0; half /= 2) {
     const int shift = half * Stride;
     const uint64_t mask = ~0ull / ((1ull << shift) + 1);  // the lower `shift` of every 2 * shift bits
+#pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       if (i & half) continue;
       const Plane swapped = ((rows[i] >> shift) ^ rows[i + half]) & mask;
@@ -116,13 +117,6 @@ inline void transpose_step(Plane* first) {
       rows[i + half] ^= swapped;
     }
   }
-  for (int i = 0; i < 8; ++i) first[i * Stride] = rows[i];
-}
-
-// Transposes one 64 x 64 bit matrix per lane: bit i of row j becomes bit j of row i (Hacker's Delight, section 7-3).
-void transpose_bits(Plane rows[64]) {
-  for (int i = 0; i < 8; ++i) transpose_step<8>(rows + i);
-  for (int i = 0; i < 64; i += 8) transpose_step<1>(rows + i);
 }
 
 // Splits neighbouring codes of `Words` words into a register for each word.
@@ -171,79 +165,70 @@ void gather(Rows rows, Plane* bits) {
   }
 }
 
-void tabulate(const Plane bits[64], Plane* out) {
-  using namespace hamming;
-  for (int g = 0; g < groups; ++g, out += group_planes) {
-    const Plane a = bits[3 * g], b = bits[3 * g + 1], c = bits[3 * g + 2];
-    Plane ignored;
-    out[2 + 0] = add_bits(a, b, c, out[0]);
-    out[2 + 1] = add_bits(~a, b, c, out[1]);
-    out[2 + 2] = add_bits(a, ~b, c, ignored);
-    out[2 + 4] = add_bits(a, b, ~c, ignored);
-    out[2 + 7] = ~out[2 + 0];
-    out[2 + 6] = ~out[2 + 1];
-    out[2 + 5] = ~out[2 + 2];
-    out[2 + 3] = ~out[2 + 4];
-  }
-  for (int j = 0; j < singles; ++j, out += 2) {
-    out[0] = bits[groups * group_bits + j];
-    out[1] = ~out[0];
+// The carries of eight bits; `parity` is that of the bits before, and becomes that of the bits up to here.
+inline __attribute__((always_inline)) void tabulate(const Plane bits[8], Plane& parity, Plane* out) {
+  using hamming::carries;
+  for (int i = 0; i < 8; i += 2, out += carries) {
+    const Plane a = bits[i], b = bits[i + 1];
+    out[0] = majority(a, b, parity);
+    out[1] = majority(~a, b, parity);
+    out[2] = majority(a, ~b, parity);
+    out[3] = majority(~a, ~b, parity);
+    for (int j = 0; j < carries / 2; ++j) out[carries - 1 - j] = ~out[j];
+    parity ^= a ^ b;
   }
 }
 
 void cut(Rows rows, uint64_t* planes) {
   Plane bits[64 * hamming::max_words];
   gather(rows, bits);
-  for (int w = 0; w < rows.words; ++w) {
-    transpose_bits(bits + 64 * w);
-    tabulate(bits + 64 * w, reinterpret_cast<Plane*>(planes) + w * hamming::tabulated_planes);
+  Plane parity = {}, *out = reinterpret_cast<Plane*>(planes);
+  for (Plane* word = bits; word < bits + 64 * rows.words; word += 64) {
+    for (int i = 0; i < 8; ++i) {
+      Plane eight[8];
+      for (int j = 0; j < 8; ++j) eight[j] = word[i + 8 * j];
+      transpose<8>(eight);
+      for (int j = 0; j < 8; ++j) word[i + 8 * j] = eight[j];
+    }
+    for (int i = 0; i < 64; i += 8, out += 4 * hamming::carries) {
+      Plane eight[8];
+      for (int j = 0; j < 8; ++j) eight[j] = word[i + j];
+      transpose<1>(eight);
+      tabulate(eight, parity, out);
+    }
   }
 }
 
-// A query's way through the table of one word. Four steps are read at a time: the loads of planes keep the load units
+// The carries that a query picks. Eight steps of its path are read at a time: the loads of planes keep the load unit
 // busy, and shifts cost nothing beside them.
-struct Differences {
-  const uint64_t* table;
-  const uint16_t* path;
-  int step = 0;
+struct Carries {
+  const Plane* table;
+  const uint8_t* path;
+  uint64_t eight = 0;
+  int pair = 0;
 
-  Plane next() {
-    const uint64_t four = word_at(reinterpret_cast<const uint8_t*>(path + step / 4 * 4));
-    const uint16_t offset = static_cast<uint16_t>(four >> (16 * (step % 4)));
-    ++step;
-    return *reinterpret_cast<const Plane*>(table + offset);
+  inline __attribute__((always_inline)) Plane next() {
+    if (pair % 8 == 0) eight = word_at(path + pair);
+    const uint8_t* here = reinterpret_cast<const uint8_t*>(table + pair++ * hamming::carries);
+    const uint64_t offset = (eight & 255) * plane_lanes;
+    eight >>= 8;
+    return *reinterpret_cast<const Plane*>(here + offset);
   }
 };
 
-// In how many of the next 2^Digits - 1 bits a code differs from the query, as a binary number of digit planes: two
-// numbers of one digit less and one more bit make a full number, by one full adder a digit.
+// The sum of the next 2^Digits - 1 carries as a binary number of digit planes: two numbers of one digit less and one
+// more carry make a full number, by one full adder a digit.
 template <int Digits>
-inline __attribute__((always_inline)) void count_planes(Differences& from, Plane* digits) {
-  if constexpr (Digits == 2) {
+inline __attribute__((always_inline)) void sum_carries(Carries& from, Plane* digits) {
+  if constexpr (Digits == 1) {
     digits[0] = from.next();
-    digits[1] = from.next();
   } else {
     Plane other[Digits - 1];
-    count_planes<Digits - 1>(from, digits);
-    count_planes<Digits - 1>(from, other);
+    sum_carries<Digits - 1>(from, digits);
+    sum_carries<Digits - 1>(from, other);
     Plane carry = from.next();
     for (int d = 0; d < Digits - 1; ++d) carry = add_bits(digits[d], other[d], carry, digits[d]);
     digits[Digits - 1] = carry;
-  }
-}
-
-// Adds one word's differences to a running total.
-template <int Digits>
-inline __attribute__((always_inline)) void add_word(const uint64_t* table, const uint16_t* path, Plane* total) {
-  Differences from{table, path};
-  Plane count[6];
-  count_planes<6>(from, count);
-  Plane carry = from.next();
-  for (int d = 0; d < 6; ++d) carry = add_bits(total[d], count[d], carry, total[d]);
-  for (int d = 6; d < Digits; ++d) {
-    const Plane digit = total[d];
-    total[d] = digit ^ carry;
-    carry &= digit;
   }
 }
 
@@ -256,11 +241,13 @@ void offer_near(Plane far, Rows rows, const uint64_t* query, int64_t index, cons
   int32_t limit = offer.limits[index];
   for (uint64_t left = ~everywhere; left != 0; left &= left - 1) {
     const int bit = __builtin_ctzll(left);
-    const int64_t first = static_cast<int64_t>(bit) * plane_lanes;
-    for (int b = 0; b < plane_lanes && first + b < rows.count; ++b) {
-      if (beyond[b] >> bit & 1) continue;
-      const int32_t d = row_distance(rows.data + (first + b) * 8 * rows.words, query, rows.words);
-      if (d < limit) limit = offer.accept(offer.sink, index, first + b, d);
+    unsigned near = 0;  // one bit a lane: mostly there is one, and no branch could guess which
+    for (int b = 0; b < plane_lanes; ++b) near |= static_cast<unsigned>(~beyond[b] >> bit & 1) << b;
+    for (; near != 0; near &= near - 1) {
+      const int64_t i = static_cast<int64_t>(bit) * plane_lanes + __builtin_ctz(near);
+      if (i >= rows.count) break;
+      const int32_t d = row_distance(rows.data + i * 8 * rows.words, query, rows.words);
+      if (d < limit) limit = offer.accept(offer.sink, index, i, d);
     }
   }
   offer.limits[index] = limit;
@@ -276,33 +263,53 @@ inline bool all_set(Plane a) {
 #endif
 }
 
-// A total starts at 2^(Digits - 1) - limit, so that its highest digit tells which rows are not below the limit. The
-// tables of long codes come from the second-level cache, which keeps up.
-template <int Digits>
-void scan_planes(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint16_t* paths, int64_t count,
+// A distance is twice the carries and the last parity: it is below an even limit where there are fewer carries than
+// half of that. An odd limit is made even by a parity that starts at 1, which is another path. The tables of long codes
+// come from the second-level cache, which keeps up.
+//
+// Words are summed in blocks whose carries but one make a number of `Block` digits; the total of them has `Digits`.
+template <int Block, int Digits>
+void scan_planes(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint8_t* paths, int64_t count,
                  const Offer& offer) {
+  constexpr int block_pairs = 1 << Block;
+  const int64_t bytes = rows.count * rows.words * 8, all_pairs = int64_t{rows.words} * hamming::pairs;
   for (int64_t q = 0; q < count; ++q) {
-    Plane total[Digits];
-    const uint64_t start = (1ull << (Digits - 1)) - static_cast<uint64_t>(offer.limits[q]);
-    for (int d = 0; d < Digits; ++d) total[d] = Plane{} - ((start >> d) & 1);
-    const uint64_t* table = planes;
-    const uint16_t* path = paths + q * rows.words * hamming::path_steps;
-    for (int w = 0; w < rows.words; ++w) {
-      add_word<Digits>(table, path, total);
-      table += hamming::tabulated_planes * plane_lanes;
-      path += hamming::path_steps;
+    // Meanwhile the next slice comes from memory.
+    for (int64_t i = 64 * q; i < bytes; i += 64 * count) __builtin_prefetch(rows.data + bytes + i, 0, 2);
+    const int32_t limit = offer.limits[q];
+    const Plane* table = reinterpret_cast<const Plane*>(planes);
+    const uint8_t* path = paths + ((limit & 1) * count + q) * all_pairs;
+    Carries first{table, path};
+    Plane total[Digits] = {};
+    sum_carries<Block>(first, total);
+    const Plane left = first.next();
+    for (int64_t pair = block_pairs; pair < all_pairs; pair += block_pairs) {
+      Carries from{table + pair * hamming::carries, path + pair};
+      Plane sum[Block];
+      sum_carries<Block>(from, sum);
+      Plane carry = from.next();
+      for (int d = 0; d < Block; ++d) carry = add_bits(total[d], sum[d], carry, total[d]);
+      for (int d = Block; d < Digits; ++d) {
+        const Plane digit = total[d];
+        total[d] = digit ^ carry;
+        carry &= digit;
+      }
     }
-    if (!all_set(total[Digits - 1])) offer_near(total[Digits - 1], rows, queries + q * rows.words, q, offer);
+    // With this added, too many carries overflow.
+    const uint32_t rest = (1u << Digits) - static_cast<uint32_t>((limit + 1) / 2);
+    Plane far = left;
+    for (int d = 0; d < Digits; ++d) far = majority(total[d], Plane{} - uint64_t{rest >> d & 1}, far);
+    if (!all_set(far)) offer_near(far, rows, queries + q * rows.words, q, offer);
   }
 }
 
-void scan_slice(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint16_t* paths, int64_t count,
+void scan_slice(const uint64_t* planes, Rows rows, const uint64_t* queries, const uint8_t* paths, int64_t count,
                 const Offer& offer) {
-  // The smallest number of digits that holds 64 * words and a digit above.
-  if (rows.words <= 1) return scan_planes<8>(planes, rows, queries, paths, count, offer);
-  if (rows.words <= 3) return scan_planes<9>(planes, rows, queries, paths, count, offer);
-  if (rows.words <= 7) return scan_planes<10>(planes, rows, queries, paths, count, offer);
-  return scan_planes<14>(planes, rows, queries, paths, count, offer);
+  // Digits enough for the 32 carries of each word.
+  if (rows.words == 1) return scan_planes<5, 6>(planes, rows, queries, paths, count, offer);
+  if (rows.words == 2) return scan_planes<6, 7>(planes, rows, queries, paths, count, offer);
+  if (rows.words == 4) return scan_planes<7, 8>(planes, rows, queries, paths, count, offer);
+  return scan_planes<5, 12>(planes, rows, queries, paths, count, offer);
 }
 
 // ---- the rest --------------------------------------------------------------------------------------------------

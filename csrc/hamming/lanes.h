@@ -32,6 +32,14 @@ inline Plane even_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b,
 inline Plane odd_lanes(Plane a, Plane b) { return __builtin_shufflevector(a, b, 1, 3); }
 #endif
 
+inline Plane majority(Plane a, Plane b, Plane c) {
+#if defined(__AVX512F__)
+  return (Plane)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0xe8);
+#else
+  return a ^ ((a ^ b) & (a ^ c));
+#endif
+}
+
 // Full adder: returns the carry of a + b + c and leaves their parity in `sum`.
 inline Plane add_bits(Plane a, Plane b, Plane c, Plane& sum) {
 #if defined(__AVX512F__)
