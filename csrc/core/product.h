@@ -71,7 +71,7 @@ template <class Arithmetic, int Rows, int Vectors, bool Transposed>
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = add ? load(c + r * c_stride + v * lanes) : Floats{};
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = Floats{};
   for (int64_t k = 0; k < steps; ++k) {
     decltype(load(b)) columns[Vectors];
 #pragma GCC unroll 2
@@ -87,7 +87,11 @@ template <class Arithmetic, int Rows, int Vectors, bool Transposed>
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) store(c + r * c_stride + v * lanes, sums[r][v]);
+    for (int v = 0; v < Vectors; ++v) {
+      float* at = c + r * c_stride + v * lanes;
+      // Added last: a long sum then has a rounding at its full size once a block, not once a term.
+      store(at, add ? load(at) + sums[r][v] : sums[r][v]);
+    }
 }
 
 // The product for a number of rows that is known at run time only, 1 to max_rows.
