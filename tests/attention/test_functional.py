@@ -203,6 +203,9 @@ def test_a_scale_of_zero_is_a_mean(capability):
     query, key, value = tensors((1, 1, 5, 8), (1, 1, 9, 8), (1, 1, 9, 8))
     out = xf.attention(query, key, value, scale=0.0)
     torch.testing.assert_close(out, value.mean(2, keepdim=True).expand_as(out))
+    grads = torch.autograd.grad(out.sum(), (query, key, value))
+    for got, expected in zip(grads, (0.0, 0.0, 5 / 9), strict=True):
+        torch.testing.assert_close(got, torch.full_like(got, expected))
 
 
 def test_the_memory_order_of_the_query_comes_back():

@@ -169,7 +169,7 @@ def test_large_heads(compile_for: Any, chip: int, call: str) -> None:
 
 
 @THOROUGH
-@pytest.mark.parametrize(("depth", "stack"), [(64, 32), (128, 160), (256, 0)])
+@pytest.mark.parametrize(("depth", "stack"), [(64, 64), (128, 160), (256, 240)])
 @pytest.mark.parametrize("call", ["causal", "everything", "few queries"])
 @pytest.mark.parametrize("chip", SHARED_BYTES, ids="sm_{}".format)
 def test_float32(compile_for: Any, chip: int, call: str, depth: int, stack: int) -> None:

@@ -1,0 +1,416 @@
+// The attention kernels against naive sums in double, for the sanitizers: every capability, random shapes, strides,
+// masks, biases and dropout, forward and backward, in exactly sized memory, so that a read past the end is seen.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+#include "core/capability.h"
+
+using namespace xmkern;
+using namespace xmkern::attention;
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr int64_t unbounded = int64_t{1} << 62;
+std::mt19937_64 generator;
+
+int64_t draw(int64_t from, int64_t to) { return std::uniform_int_distribution<int64_t>(from, to)(generator); }
+bool coin() { return draw(0, 1) != 0; }
+int64_t one_of(std::initializer_list<int64_t> values) {
+  return values.begin()[draw(0, static_cast<int64_t>(values.size()) - 1)];
+}
+
+// Multiples of 1/64, which all dtypes have.
+double draw_number() { return static_cast<double>(draw(-96, 96)) / 64; }
+
+void write(void* data, Dtype dtype, int64_t at, double x) {
+  if (dtype == Dtype::float32) {
+    static_cast<float*>(data)[at] = static_cast<float>(x);
+    return;
+  }
+  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+  const uint32_t half = x == 0 ? 0 : (bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112 << 10));
+  static_cast<uint16_t*>(data)[at] = static_cast<uint16_t>(dtype == Dtype::bfloat16 ? bits >> 16 : half);
+}
+
+double read(const void* data, Dtype dtype, int64_t at) {
+  if (dtype == Dtype::float32) return static_cast<const float*>(data)[at];
+  const uint16_t bits = static_cast<const uint16_t*>(data)[at];
+  if (dtype == Dtype::bfloat16) return std::bit_cast<float>(uint32_t{bits} << 16);
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  if (exponent == 31) return std::nan("");
+  const double size = exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24);
+  return bits & 0x8000 ? -size : size;
+}
+
+double epsilon(Dtype dtype) { return dtype == Dtype::float32 ? 0x1p-23 : dtype == Dtype::bfloat16 ? 0x1p-7 : 0x1p-10; }
+
+// [batch, head, row, column], in one of two memory orders, rows a little apart or not; it ends with its last element.
+struct Tensor {
+  Dtype dtype;
+  int64_t sizes[4], strides[3], columns;
+  std::unique_ptr<uint8_t[]> bytes;
+
+  Tensor(Dtype type, int64_t batches, int64_t heads, int64_t rows, int64_t width)
+      : dtype(type), sizes{batches, heads, rows, width}, columns(width) {
+    const int64_t apart = width + (coin() ? draw(1, 9) : 0);
+    if (coin())
+      strides[2] = apart, strides[1] = apart * rows, strides[0] = strides[1] * heads;
+    else
+      strides[1] = apart, strides[2] = apart * heads, strides[0] = strides[2] * rows;
+    const bool empty = batches * heads * rows * width == 0;
+    const int64_t last = empty ? -1 : index(batches - 1, heads - 1, rows - 1, width - 1);
+    const int64_t size = (last + 1) * size_of(dtype);
+    bytes = std::make_unique<uint8_t[]>(static_cast<size_t>(size));
+    std::fill_n(bytes.get(), size, uint8_t{0xff});  // NaN, until written
+  }
+
+  int64_t index(int64_t b, int64_t h, int64_t r, int64_t c) const {
+    return b * strides[0] + h * strides[1] + r * strides[2] + c;
+  }
+  double at(int64_t b, int64_t h, int64_t r, int64_t c) const { return read(bytes.get(), dtype, index(b, h, r, c)); }
+  Operand operand() const { return {bytes.get(), strides[0], strides[1], strides[2]}; }
+
+  Tensor& randomize() {
+    for (int64_t b = 0; b < sizes[0]; ++b)
+      for (int64_t h = 0; h < sizes[1]; ++h)
+        for (int64_t r = 0; r < sizes[2]; ++r)
+          for (int64_t c = 0; c < columns; ++c) write(bytes.get(), dtype, index(b, h, r, c), draw_number());
+    return *this;
+  }
+};
+
+// A contiguous matrix [batch, head, row, column] of doubles.
+struct Doubles {
+  int64_t heads, rows, columns;
+  std::vector<double> data;
+
+  Doubles(int64_t b, int64_t h, int64_t r, int64_t c)
+      : heads(h), rows(r), columns(c), data(static_cast<size_t>(b * h * r * c)) {}
+  double& operator()(int64_t b, int64_t h, int64_t r, int64_t c) {
+    return data[static_cast<size_t>(((b * heads + h) * rows + r) * columns + c)];
+  }
+};
+
+struct Shape {
+  int64_t batches, heads, key_heads, queries, keys, depth, value_depth;
+};
+
+struct RandomMask {
+  std::string name;
+  std::vector<int64_t> program, ids, key_ids, lengths;
+  std::unique_ptr<uint8_t[]> flags;
+  std::vector<MaskTensor> tensors;
+
+  explicit RandomMask(const Shape& s) {
+    const int64_t causal[] = {2, -unbounded, 0};
+    const auto add = [&](std::initializer_list<int64_t> code) { program.insert(program.end(), code); };
+    const auto add_lengths = [&] {
+      for (int64_t b = 0; b < s.batches; ++b) lengths.push_back(draw(0, s.keys));
+      tensors.push_back({lengths.data(), 1, 0, 0, 0});
+      add({3, 0});
+    };
+    switch (draw(0, 6)) {
+      case 0:
+        name = "no mask";
+        break;
+      case 1:
+        name = "band";
+        add({2, coin() ? -unbounded : draw(-70, 10), draw(-5, 70)});
+        break;
+      case 2:
+        name = "key lengths";
+        add_lengths();
+        break;
+      case 3:
+        name = "prefix";
+        add_lengths();
+        program.insert(program.end(), std::begin(causal), std::end(causal));
+        add({1});
+        break;
+      case 4:
+        name = "grid";
+        add({4, draw(0, 9), draw(1, 9), draw(1, 20), draw(-3, 0), draw(0, 3), coin() ? -unbounded : -2, draw(0, 3)});
+        program.insert(program.end(), std::begin(causal), std::end(causal));
+        add({0});
+        break;
+      case 5: {
+        name = "segments";
+        for (int64_t i = 0; i < s.batches * s.queries; ++i) ids.push_back(i % s.queries / 40);
+        for (int64_t j = 0; j < s.keys; ++j) key_ids.push_back(j / 30);
+        tensors.push_back({ids.data(), s.queries, 0, 1, 0});
+        tensors.push_back({key_ids.data(), 0, 0, 0, 1});
+        add({5, 0, 1});
+        break;
+      }
+      default: {
+        name = "dense";
+        const int64_t b = coin() ? s.batches : 1, h = coin() ? s.heads : 1, q = coin() ? s.queries : 1;
+        flags = std::make_unique<uint8_t[]>(static_cast<size_t>(b * h * q * s.keys));
+        for (int64_t i = 0; i < b * h * q * s.keys; ++i) flags[static_cast<size_t>(i)] = coin();
+        tensors.push_back({flags.get(), b > 1 ? h * q * s.keys : 0, h > 1 ? q * s.keys : 0, q > 1 ? s.keys : 0, 1});
+        add({6, 0});
+      }
+    }
+  }
+
+  bool visible(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    std::vector<bool> stack;
+    for (size_t at = 0; at < program.size();) {
+      const int64_t *x = &program[at] + 1, code = program[at];
+      at += 1 + static_cast<size_t>("\0\0\2\1\7\2\1"[code]);
+      if (code < 2) {
+        const bool top = stack.back();
+        stack.pop_back();
+        stack.back() = code == 0 ? stack.back() && top : stack.back() || top;
+      } else if (code == 2) {
+        stack.push_back(j - i >= x[0] && j - i <= x[1]);
+      } else if (code == 3) {
+        stack.push_back(j < lengths[static_cast<size_t>(b)]);
+      } else if (code == 4) {
+        const int64_t text = x[0], width = x[2], end = text + x[1] * width;
+        const int64_t rows = (j - text) / width - (i - text) / width, columns = (j - text) % width - (i - text) % width;
+        const bool image = i >= text && i < end && j >= text && j < end;
+        stack.push_back(j < text || (image && rows >= x[3] && rows <= x[4] && columns >= x[5] && columns <= x[6]));
+      } else if (code == 5) {
+        stack.push_back(ids[static_cast<size_t>(b * tensors[0].batch + i)] == key_ids[static_cast<size_t>(j)]);
+      } else {
+        const MaskTensor& t = tensors[0];
+        stack.push_back(flags[static_cast<size_t>(b * t.batch + h * t.head + i * t.query + j)] != 0);
+      }
+    }
+    return stack.empty() || stack[0];
+  }
+};
+
+// A bias and its gradient; `place` says which element a score takes.
+struct RandomBias {
+  BiasForm form = BiasForm::none;
+  int64_t batch = 0, head = 0, query = 0, key = 0, length = 0;
+  std::unique_ptr<float[]> data, grad;
+  std::unique_ptr<int32_t[]> buckets;
+  int64_t count = 0, first = 0, keys;
+
+  explicit RandomBias(const Shape& s) : keys(s.keys) {
+    form = static_cast<BiasForm>(draw(0, 4));
+    if (form == BiasForm::none || s.queries * s.keys == 0) {
+      form = BiasForm::none;
+      return;
+    }
+    int64_t rows = 1;
+    if (form == BiasForm::rows) {
+      rows = s.queries, length = coin() ? s.keys : 1;
+      query = rows > 1 ? length : 0, key = length > 1 ? 1 : 0;
+      if (rows == 1) form = BiasForm::keys;
+    } else if (form == BiasForm::keys) {
+      length = coin() ? s.keys : 1, key = length > 1 ? 1 : 0;
+    } else if (form == BiasForm::diagonals) {
+      length = s.queries + s.keys - 1, query = -1, key = 1, first = s.queries - 1;
+    } else {
+      length = draw(1, 40), key = 1;
+      buckets = std::make_unique<int32_t[]>(static_cast<size_t>(s.queries * s.keys));
+      for (int64_t i = 0; i < s.queries * s.keys; ++i)
+        buckets[static_cast<size_t>(i)] = static_cast<int32_t>(draw(0, length - 1));
+    }
+    const int64_t heads = coin() ? s.heads : 1, batches = coin() ? s.batches : 1;
+    head = heads > 1 ? rows * length : 0, batch = batches > 1 ? heads * rows * length : 0;
+    count = batches * heads * rows * length;
+    data = std::make_unique<float[]>(static_cast<size_t>(count));
+    grad = std::make_unique<float[]>(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) data[static_cast<size_t>(i)] = static_cast<float>(draw_number());
+  }
+
+  size_t place(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    const int64_t in_matrix = buckets ? buckets[static_cast<size_t>(i * keys + j)] : first + i * query + j * key;
+    return static_cast<size_t>(b * batch + h * head + in_matrix);
+  }
+  Bias argument() const {
+    if (!data) return {};
+    return {data.get() + first, batch, head, buckets ? 0 : query, key, buckets.get()};
+  }
+  BiasGradient gradient() const {
+    const bool rows = form == BiasForm::rows;
+    return {form, grad.get(), batch, head, rows ? query : 0, rows || form == BiasForm::keys ? key : 1, length};
+  }
+};
+
+// Philox4x32-10 (Salmon et al., 2011): the word of an element.
+uint32_t word_of(uint64_t seed, int64_t matrix, int64_t i, int64_t j) {
+  const auto m = static_cast<uint64_t>(matrix);
+  uint32_t c[4] = {static_cast<uint32_t>(j / 64 * 16 + j % 16), static_cast<uint32_t>(i), static_cast<uint32_t>(m),
+                   static_cast<uint32_t>(m >> 32)};
+  auto k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+    const uint64_t p = uint64_t{c[0]} * 0xD2511F53u, q = uint64_t{c[2]} * 0xCD9E8D57u;
+    const uint32_t next[4] = {static_cast<uint32_t>(q >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(q),
+                              static_cast<uint32_t>(p >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(p)};
+    std::copy(next, next + 4, c);
+  }
+  return c[j % 64 / 16];
+}
+
+int checks = 0;
+
+struct Case {
+  Shape s;
+  Dtype dtype;
+  RandomMask mask;
+  RandomBias bias;
+  double scale;
+  Dropout dropout;
+
+  // A few roundings of numbers as large as the largest there are.
+  void compare(const char* what, Tensor& got, Doubles& want) {
+    double largest = 1;
+    for (double x : want.data) largest = std::max(largest, std::fabs(x));
+    for (int64_t b = 0; b < got.sizes[0]; ++b)
+      for (int64_t h = 0; h < got.sizes[1]; ++h)
+        for (int64_t r = 0; r < got.sizes[2]; ++r)
+          for (int64_t c = 0; c < got.columns; ++c)
+            expect(got.at(b, h, r, c), want(b, h, r, c), largest * 16 * epsilon(dtype), what);
+  }
+
+  void expect(double got, double want, double tolerance, const char* what) {
+    ++checks;
+    if (got == want || std::fabs(got - want) <= tolerance) return;
+    std::printf("FAILED: %s is %g, not %g, at %s: dtype %d, B %d, H %d, Hk %d, L %d, S %d, D %d, Dv %d, %s, bias %d\n",
+                what, got, want, capability_name(current_capability()), static_cast<int>(dtype),
+                static_cast<int>(s.batches), static_cast<int>(s.heads), static_cast<int>(s.key_heads),
+                static_cast<int>(s.queries), static_cast<int>(s.keys), static_cast<int>(s.depth),
+                static_cast<int>(s.value_depth), mask.name.c_str(), static_cast<int>(bias.form));
+    std::exit(1);
+  }
+
+  void run() {
+    const auto tensor = [&](int64_t heads, int64_t rows, int64_t columns) {
+      return Tensor(dtype, s.batches, heads, rows, columns);
+    };
+    Tensor q = tensor(s.heads, s.queries, s.depth), k = tensor(s.key_heads, s.keys, s.depth),
+           v = tensor(s.key_heads, s.keys, s.value_depth), out = tensor(s.heads, s.queries, s.value_depth),
+           grad_out = tensor(s.heads, s.queries, s.value_depth), dq = tensor(s.heads, s.queries, s.depth),
+           dk = tensor(s.key_heads, s.keys, s.depth), dv = tensor(s.key_heads, s.keys, s.value_depth);
+    q.randomize(), k.randomize(), v.randomize(), grad_out.randomize();
+    const int64_t rows = s.batches * s.heads * s.queries;
+    const auto lse = std::make_unique<float[]>(static_cast<size_t>(rows));
+    const auto grad_lse = std::make_unique<float[]>(static_cast<size_t>(rows));
+    for (int64_t i = 0; i < rows; ++i) grad_lse[static_cast<size_t>(i)] = static_cast<float>(draw_number());
+    const bool lse_graded = coin();
+
+    const Problem problem{s.batches,
+                          s.heads,
+                          s.key_heads,
+                          s.queries,
+                          s.keys,
+                          s.depth,
+                          s.value_depth,
+                          dtype,
+                          static_cast<float>(scale),
+                          q.operand(),
+                          k.operand(),
+                          v.operand(),
+                          out.operand(),
+                          lse.get(),
+                          {mask.program.data(), static_cast<int64_t>(mask.program.size()), mask.tensors.data()},
+                          bias.argument(),
+                          dropout};
+    forward(problem, 2);
+    backward(problem,
+             {grad_out.operand(), lse_graded ? grad_lse.get() : nullptr, dq.operand(), dk.operand(), dv.operand(),
+              bias.gradient()},
+             2);
+
+    Doubles want(s.batches, s.heads, s.queries, s.value_depth), want_q(s.batches, s.heads, s.queries, s.depth),
+        want_k(s.batches, s.key_heads, s.keys, s.depth), want_v(s.batches, s.key_heads, s.keys, s.value_depth);
+    std::vector<double> want_bias(static_cast<size_t>(bias.count)), summed(want_bias.size());
+    std::vector<double> p(static_cast<size_t>(s.keys)), grad_p(p.size()), kept(p.size());
+    for (int64_t b = 0; b < s.batches; ++b)
+      for (int64_t h = 0; h < s.heads; ++h)
+        for (int64_t i = 0; i < s.queries; ++i) {
+          const int64_t key_head = h / (s.heads / s.key_heads), row = (b * s.heads + h) * s.queries + i;
+          double most = -infinity, total = 0, delta = lse_graded ? -grad_lse[static_cast<size_t>(row)] : 0;
+          const auto each_key = [&](auto&& f) {
+            for (int64_t j = 0; j < s.keys; ++j) f(j, static_cast<size_t>(j));
+          };
+          each_key([&](int64_t j, size_t at) {
+            double score = 0;
+            for (int64_t c = 0; c < s.depth; ++c) score += q.at(b, h, i, c) * k.at(b, key_head, j, c);
+            score = score * scale + (bias.data ? bias.data[bias.place(b, h, i, j)] : 0);
+            p[at] = mask.visible(b, h, i, j) ? score : -infinity;
+            most = std::max(most, p[at]);
+          });
+          if (most == -infinity) most = 0;
+          for (double& x : p) total += x = std::exp(x - most);
+          const double want_lse = total == 0 ? -infinity : most + std::log(total);
+          expect(lse[static_cast<size_t>(row)], want_lse, 1e-5 * std::max(1.0, std::fabs(want_lse)), "lse");
+          each_key([&](int64_t j, size_t at) {
+            p[at] = total == 0 ? 0 : p[at] / total;
+            const bool keep = !dropout.threshold || word_of(dropout.seed, b * s.heads + h, i, j) >= dropout.threshold;
+            kept[at] = keep ? static_cast<double>(dropout.kept_scale) : 0;
+            grad_p[at] = 0;
+            for (int64_t c = 0; c < s.value_depth; ++c) {
+              const double x = v.at(b, key_head, j, c), g = grad_out.at(b, h, i, c);
+              want(b, h, i, c) += kept[at] * p[at] * x;
+              grad_p[at] += kept[at] * g * x;
+              want_v(b, key_head, j, c) += kept[at] * p[at] * g;
+            }
+          });
+          // Of the rounded output, as in the reference.
+          for (int64_t c = 0; c < s.value_depth; ++c) delta += grad_out.at(b, h, i, c) * out.at(b, h, i, c);
+          each_key([&](int64_t j, size_t at) {
+            const double grad_score = p[at] * (grad_p[at] - delta);
+            if (bias.data) {
+              want_bias[bias.place(b, h, i, j)] += grad_score;
+              summed[bias.place(b, h, i, j)] += std::fabs(grad_score);
+            }
+            for (int64_t c = 0; c < s.depth; ++c) {
+              want_q(b, h, i, c) += scale * grad_score * k.at(b, key_head, j, c);
+              want_k(b, key_head, j, c) += scale * grad_score * q.at(b, h, i, c);
+            }
+          });
+        }
+    compare("out", out, want);
+    compare("gradient of query", dq, want_q);
+    compare("gradient of key", dk, want_k);
+    compare("gradient of value", dv, want_v);
+    double largest = 1;
+    for (double x : summed) largest = std::max(largest, x);  // thousands of numbers may cancel
+    for (size_t i = 0; i < want_bias.size(); ++i)
+      expect(bias.grad[i], want_bias[i], largest * 16 * epsilon(dtype), "gradient of bias");
+  }
+};
+
+void check() {
+  const int64_t key_heads = draw(1, 2), heads = key_heads * draw(1, 3);
+  const Shape s{draw(1, 2),
+                heads,
+                key_heads,
+                one_of({0, 1, 2, 13, 50, 65, 100}),
+                one_of({0, 1, 3, 31, 64, 65, 130, 270}),
+                one_of({1, 7, 16, 40, 64, 72}),
+                one_of({1, 5, 16, 33, 64, 80})};
+  const auto dtype = static_cast<Dtype>(draw(0, 2));
+  const double scale = one_of({1, 1, -1}) * 0.25;
+  const uint32_t threshold = coin() ? 0 : 0x40000000u;
+  Case{s, dtype, RandomMask(s), RandomBias(s), scale, {threshold, generator(), threshold ? 4.0f / 3 : 1.0f}}.run();
+}
+
+}  // namespace
+
+int main() {
+  for (int level = 0; level <= static_cast<int>(detected_capability()); ++level) {
+    set_current_capability(static_cast<Capability>(level));
+    generator.seed(1);
+    for (int i = 0; i < 150; ++i) check();
+  }
+  std::printf("attention: %d checks passed on %d capabilities\n", checks, static_cast<int>(detected_capability()) + 1);
+  return 0;
+}
