@@ -5,6 +5,8 @@
 //   Q,
 // and dS is the gradient of the bias. Compiled once per instruction set (see core/capability.h): no standard-library
 // code in here.
+#include <stddef.h>
+
 #include "attention/scores.h"
 
 namespace xmkern::XMKERN_CAPABILITY {

@@ -11,7 +11,7 @@ using attention::MaskCode;
 using attention::MaskTensor;
 
 inline constexpr int64_t tile_keys = 64;
-inline constexpr int mask_depth = 32;  // of the program's stack; the binding checks it
+inline constexpr int mask_depth = 32;  // of the program's stack; xmkern/masks.py checks it
 
 // How much of a tile is visible. Ordered: the conjunction is the smaller, the disjunction the larger, of two reaches
 // (that of two partial ones may then be called partial although it is empty or full, which costs time only).

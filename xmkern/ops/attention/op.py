@@ -95,8 +95,8 @@ class _Attention(torch.autograd.Function):
         backend: str,
         *mask_tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        return attention_forward.overload(
-            query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend
+        return attention_forward(
+            query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend=backend
         )
 
     @staticmethod
@@ -108,18 +108,24 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, buckets, seed, out, lse, *mask_tensors = ctx.saved_tensors
+        query, key, value, bias, buckets, seed, out, lse, *rest = ctx.saved_tensors
+        mask_tensors = tuple(rest)
         mask, scale, dropout_p, backend = ctx.options
         bias_grad = ctx.needs_input_grad[3]
         if grad_out is None:
             if grad_lse is None:
                 return (None,) * (10 + len(mask_tensors))
             grad_out = torch.zeros_like(out)
-        grad_query, grad_key, grad_value, grad_bias = attention_backward.overload(
+        grad_query, grad_key, grad_value, grad_bias = attention_backward(
             grad_out, grad_lse, query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed,
-            bias_grad, backend,
+            bias_grad, backend=backend,
         )  # fmt: skip
         return grad_query, grad_key, grad_value, grad_bias if bias_grad else None, *(None,) * (6 + len(mask_tensors))
+
+
+# What _Attention.apply comes to when it has bound the arguments to the signature of forward, which takes longer than a
+# small kernel.
+_apply = super(torch.autograd.Function, _Attention).apply
 
 
 def attention(
@@ -140,8 +146,10 @@ def attention(
         query.requires_grad or key.requires_grad or value.requires_grad or (bias is not None and bias.requires_grad)
     )
     # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
-    if graded or torch._C._are_functorch_transforms_active():
-        return _Attention.apply(query, key, value, bias, buckets, seed, mask, scale, dropout_p, backend, *mask_tensors)
+    transformed = torch._C._are_functorch_transforms_active()
+    if graded or transformed:
+        apply = _Attention.apply if transformed or torch.compiler.is_compiling() else _apply
+        return apply(query, key, value, bias, buckets, seed, mask, scale, dropout_p, backend, *mask_tensors)
     return attention_forward(
         query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend=backend
     )
