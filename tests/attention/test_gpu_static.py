@@ -169,9 +169,11 @@ def test_large_heads(compile_for: Any, chip: int, call: str) -> None:
 
 
 @THOROUGH
-@pytest.mark.parametrize(("depth", "stack"), [(64, 64), (128, 160), (256, 240)])
+@pytest.mark.parametrize(("depth", "stack"), [(64, 64), (128, 160), (256, 0)])
 @pytest.mark.parametrize("call", ["causal", "everything", "few queries"])
 @pytest.mark.parametrize("chip", SHARED_BYTES, ids="sm_{}".format)
 def test_float32(compile_for: Any, chip: int, call: str, depth: int, stack: int) -> None:
     """Not all of them use matrix units."""
+    if chip == 86 and depth == 256:
+        pytest.skip("the launcher refuses them: too little shared memory")
     assert_fit(compile_for(chip, D=depth, dtype=torch.float32, **CALLS[call]()), chip, stack, units="")
