@@ -16,7 +16,7 @@ void parallel_for(int64_t tasks, int threads, Body&& body) {
   }
   // An exception may not leave an OpenMP region: the first is carried across.
   std::exception_ptr failure = nullptr;
-  const int team = static_cast<int>(tasks < threads ? tasks : threads);
+  [[maybe_unused]] const int team = static_cast<int>(tasks < threads ? tasks : threads);
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1)
   for (int64_t task = 0; task < tasks; ++task) {
     try {
