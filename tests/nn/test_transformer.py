@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
-from twins import assert_twins_agree, twins
 
+from tests.nn.twins import assert_twins_agree, twins
 from xmkern.nn import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 
 LAYERS = {"encoder": (TransformerEncoderLayer, nn.TransformerEncoderLayer)}

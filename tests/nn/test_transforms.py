@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, stack_module_state, vmap
-from twins import twins
 
+from tests.nn.twins import twins
 from xmkern.nn import MultiheadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 
 SIZE, HEADS, LENGTH = 8, 2, 5
