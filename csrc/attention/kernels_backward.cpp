@@ -47,6 +47,10 @@ struct Workspace {
     grad_rows = reinterpret_cast<Unit*>(grad_scores);
     if constexpr (Arithmetic::numbers > 1) grad_rows = take_units(block);
     queries = panels(rows_a_block, p.depth), grad_outs = panels(rows_a_block, p.value_depth);
+    if constexpr (Arithmetic::numbers == 1) {  // the rows of a block serve as they are
+      queries.data = query, grad_outs.data = grad_out;
+      queries.block = grad_outs.block = true;
+    }
     keys_transposed = panels(p.depth, p.keys), values_transposed = panels(p.value_depth, p.keys);
     keys = panels(p.keys, p.depth);
     grad_key = take(p.keys * keys.columns), grad_value = take(p.keys * grad_outs.columns);
@@ -174,8 +178,10 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
 
   load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
   load_block<dtype>(row_of(g.out, dtype, batch, head, row_begin), g.out.row, rows, p.value_depth, w.grad_out);
-  pack(w.query, rows, w.queries, 0);
-  pack(w.grad_out, rows, w.grad_outs, 0);
+  if constexpr (Arithmetic::numbers > 1) {
+    pack(w.query, rows, w.queries, 0);
+    pack(w.grad_out, rows, w.grad_outs, 0);
+  }
   for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
     multiply<Arithmetic, false>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, key, key + keys,
                                 w.scores + column, stride, false);

@@ -110,11 +110,15 @@ template <class Unit>
 struct Panels {
   Unit* data;
   int64_t steps, columns;
+  bool block = false;  // nothing is packed: they are the rows of a block, `stride` units apart
 
   static int64_t size(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
   int64_t width(int64_t column) const { return columns - column < panel_width ? lanes : panel_width; }
+  int64_t step_size(int64_t column) const { return block ? stride : width(column); }
   // `column` begins a panel.
-  Unit* at(int64_t step, int64_t column) const { return data + column * steps + step * width(column); }
+  Unit* at(int64_t step, int64_t column) const {
+    return block ? data + step * stride + column : data + column * steps + step * width(column);
+  }
 };
 
 // C += A B for `rows` rows of A, `steps` units of k from the panels' row `step` on, and panels from column_begin (the
@@ -127,15 +131,15 @@ inline void multiply(const typename Arithmetic::Unit* a, int64_t rows, const Pan
   const int64_t groups = (rows + max_rows - 1) / max_rows;
   for (int64_t column = column_begin; column < column_end; column += panel_width) {
     const auto* panel = b.at(step, column);
-    const int64_t width = b.width(column);
+    const int64_t step_size = b.step_size(column);
     for (int64_t group = 0, row = 0; group < groups; ++group) {
       const int height = static_cast<int>(rows / groups + (group < rows % groups));
       const auto* block = a + row * (Transposed ? 1 : stride);
       float* out = c + row * c_stride + column - column_begin;
       if (column_end - column > lanes)
-        product_of_rows<Arithmetic, 2, Transposed>(height, block, panel, width, steps, out, c_stride, add);
+        product_of_rows<Arithmetic, 2, Transposed>(height, block, panel, step_size, steps, out, c_stride, add);
       else
-        product_of_rows<Arithmetic, 1, Transposed>(height, block, panel, width, steps, out, c_stride, add);
+        product_of_rows<Arithmetic, 1, Transposed>(height, block, panel, step_size, steps, out, c_stride, add);
       row += height;
     }
   }
