@@ -61,16 +61,16 @@ def attention_backward(
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = [empty_like_query(x, x.shape[3]) for x in (query, key, value)]
-    grad_out = _dense(grad_out)
+    grad_out, grad_out_numbers = _operand(grad_out)
     grad_bias = torch.zeros(bias.shape if bias_grad and bias is not None else 0, dtype=torch.float32)
     lse = lse.contiguous()
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
     native.module().attention.backward(
         *call,
-        _numbers(grad_out),
+        grad_out_numbers,
         0 if grad_lse is None else grad_lse.data_ptr(),
-        *map(_numbers, grads),
+        *(_operand(grad)[1] for grad in grads),
         *_bias_gradient(grad_bias, buckets),
         torch.get_num_threads(),
     )
@@ -95,17 +95,20 @@ def _call(
     """The arguments that both directions share, and the tensors that must outlive the call."""
     batches, heads, queries, depth = query.shape
     _, key_heads, keys, value_depth = value.shape
-    query, key, value, out = _dense(query), _dense(key), _dense(value), _dense(out)
+    query, query_numbers = _operand(query)
+    key, key_numbers = _operand(key)
+    value, value_numbers = _operand(value)
+    out, out_numbers = _operand(out)
     tensors = [_mask_tensor(t) for t in mask_tensors] if mask_tensors else []
     bias_numbers, kept = _NO_BIAS if bias is None else _bias(bias, buckets, queries)
     call = (
         (batches, heads, key_heads, queries, keys, depth, value_depth),
         _DTYPES[query.dtype],
         scale,
-        _numbers(query),
-        _numbers(key),
-        _numbers(value),
-        _numbers(out),
+        query_numbers,
+        key_numbers,
+        value_numbers,
+        out_numbers,
         lse.data_ptr(),
         mask,
         tensors,
@@ -115,14 +118,13 @@ def _call(
     return call, (query, key, value, out, kept)
 
 
-def _dense(x: Tensor) -> Tensor:
-    return x if x.stride()[3] == 1 else x.contiguous()
-
-
-def _numbers(x: Tensor) -> tuple[int, int, int, int]:
-    """Address and strides of batch, head and row."""
-    batch, head, row, _ = x.stride()
-    return x.data_ptr(), batch, head, row
+def _operand(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """The tensor, or a copy whose last axis is dense; its address and strides of batch, head and row."""
+    batch, head, row, column = x.stride()
+    if column != 1:
+        x = x.contiguous()
+        batch, head, row, _ = x.stride()
+    return x, (x.data_ptr(), batch, head, row)
 
 
 def _dropout(dropout_p: float, seed: Tensor) -> tuple[int, int, float]:
