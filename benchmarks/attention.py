@@ -200,7 +200,7 @@ def plot(measured: list[dict[str, Any]]) -> None:
         each.margins(x=0.12)
     axes[0].set_yticks([i + 0.2 for i in range(len(names))], names, fontsize=8)
     axes[0].invert_yaxis()
-    axes[1].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[1].legend(frameon=False, fontsize=8, loc="upper right")
     figure.supxlabel("times faster than the better of eager PyTorch and torch's fused attention", fontsize=9)
     figure.savefig(RESULTS / "attention.png", dpi=150)
 
