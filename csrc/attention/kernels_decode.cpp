@@ -76,7 +76,8 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, i
   for (int64_t r = 0; r < p.queries; ++r) {
     float *row = scores + r * stride, *partial = partials + r * size, *sums = partial + lanes;
     Softmax state = {partial[0], partial[1]};
-    const float kept = softmax_row(p, group, batch, head, 0, r, row, state);
+    const float peak = row_peak(p, group, batch, head, 0, r, row, state.most);
+    const float kept = softmax_row<float>(p, group, batch, head, r, row, peak, state);
     partial[0] = state.most, partial[1] = state.total;
     if (kept != 1.0f)
       for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, load(sums + c) * kept);

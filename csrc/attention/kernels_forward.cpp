@@ -52,6 +52,7 @@ void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Ar
 template <class Arithmetic, Dtype dtype>
 void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
             const Workspace<Arithmetic>& w) {
+  using Unit = typename Arithmetic::Unit;
   load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
 
   Softmax state[max_rows];
@@ -66,17 +67,20 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
       multiply<Arithmetic, false>(w.query, rows, w.keys, 0, w.keys.steps, key, key + keys, w.scores + column, stride,
                                   false);
     });
+    // All peaks first: they are waited for together.
+    float peaks[max_rows];
+    for (int64_t r = 0; r < rows; ++r)
+      peaks[r] = row_peak(p, group, batch, head, row_begin, r, w.scores + r * stride, state[r].most);
     for (int64_t r = 0; r < rows; ++r) {
-      float* scores = w.scores + r * stride;
-      const float kept = softmax_row(p, group, batch, head, row_begin, r, scores, state[r]);
-      narrow(scores, group.columns, reinterpret_cast<typename Arithmetic::Unit*>(scores));
+      const float kept =
+          softmax_row<Unit>(p, group, batch, head, row_begin + r, w.scores + r * stride, peaks[r], state[r]);
       if (first || kept == 1.0f) continue;
       for (int64_t c = 0; c < w.values.columns; c += lanes) {
         float* sums = w.sums + r * stride + c;
         store(sums, load(sums) * kept);
       }
     }
-    const auto* powers = reinterpret_cast<const typename Arithmetic::Unit*>(w.scores);
+    const auto* powers = reinterpret_cast<const Unit*>(w.scores);
     for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
       multiply<Arithmetic, false>(powers + column / Arithmetic::numbers, rows, w.values, key / Arithmetic::numbers,
                                   units<Arithmetic>(keys), 0, w.values.columns, w.sums, stride, !first);

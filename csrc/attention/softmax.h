@@ -10,42 +10,53 @@ struct Softmax {
   float most, total;
 };
 
-// Scores to powers of two below the row's largest; returns by what the sums so far must be multiplied.
-inline float exponentiate(float* scores, int64_t columns, float scale, Softmax& state) {
-  Floats most[2] = {splat(state.most), splat(state.most)};
+// Adds the bias to the scores of one row, hides what is masked, and returns the largest exponent so far, unscaled.
+inline float row_peak(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
+                      int64_t row, float* scores, float most_so_far) {
+  if (p.bias.data) add_bias(p, group, batch, head, row_begin + row, scores);
+  hide(group, row, scores);
+  Floats most[2] = {splat(most_so_far), splat(most_so_far)};
   int64_t c = 0;
-  for (; c + 2 * lanes <= columns; c += 2 * lanes)
+  for (; c + 2 * lanes <= group.columns; c += 2 * lanes)
     for (int i = 0; i < 2; ++i) most[i] = larger(load(scores + c + i * lanes), most[i]);
-  if (c < columns) most[0] = larger(load(scores + c), most[0]);
-  const float peak = largest(larger(most[0], most[1]));
+  if (c < group.columns) most[0] = larger(load(scores + c), most[0]);
+  return largest(larger(most[0], most[1]));
+}
+
+// Scores to powers of two below the peak, as units of `out`, which may be `scores`; returns by what the sums so far
+// must be multiplied.
+template <class Unit>
+inline float exponentiate(const float* scores, int64_t columns, float scale, float peak, Unit* out, Softmax& state) {
   // Where nothing is visible yet, any finite shift gives powers of zero.
   const Floats shift = splat(peak == -infinity ? 0.0f : peak * scale), factor = splat(scale);
   Floats total[2] = {};
-  for (c = 0; c + 2 * lanes <= columns; c += 2 * lanes)
+  int64_t c = 0;
+  for (; c + 2 * lanes <= columns; c += 2 * lanes)
     for (int i = 0; i < 2; ++i) {
       const Floats power = exp2(load(scores + c + i * lanes) * factor - shift);
       total[i] += power;
-      store(scores + c + i * lanes, power);
+      store_units(out, c + i * lanes, power);
     }
   if (c < columns) {
     const Floats power = exp2(load(scores + c) * factor - shift);
     total[0] += power;
-    store(scores + c, power);
+    store_units(out, c, power);
   }
-  const float kept = state.most == peak ? 1.0f : exp2(splat(state.most * scale) - shift)[0];
+  const bool same = state.most == peak || state.total == 0.0f;
+  const float kept = same ? 1.0f : exp2(splat(state.most * scale) - shift)[0];
   state = {peak, state.total * kept + sum(total[0] + total[1])};
   return kept;
 }
 
-// Scores of row `row` of a block that begins with `row_begin`, to powers, of which dropout may have zeroed some;
-// returns by what the sums so far must be multiplied.
-inline float softmax_row(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
-                         int64_t row, float* scores, Softmax& state) {
-  const int64_t query = row_begin + row;
-  if (p.bias.data) add_bias(p, group, batch, head, query, scores);
-  hide(group, row, scores);
-  const float kept = exponentiate(scores, group.columns, pending_scale(p), state);
-  if (p.dropout.threshold) drop(p, group, batch, head, query, scores);
+// Scores of one row, whose peak is known, to powers as units, in place; dropout may have zeroed some.
+template <class Unit>
+inline float softmax_row(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
+                         float* scores, float peak, Softmax& state) {
+  auto* out = reinterpret_cast<Unit*>(scores);
+  if (!p.dropout.threshold) return exponentiate(scores, group.columns, pending_scale(p), peak, out, state);
+  const float kept = exponentiate(scores, group.columns, pending_scale(p), peak, scores, state);
+  drop(p, group, batch, head, query, scores);
+  narrow(scores, group.columns, out);
   return kept;
 }
 

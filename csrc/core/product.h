@@ -158,7 +158,9 @@ inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64
   }
 }
 
-inline void narrow(const float*, int64_t, float*) {}  // in place: they are units already
+// Numbers as units: in float32, they are.
+inline void store_units(float* out, int64_t column, Floats x) { store(out + column, x); }
+inline void narrow(const float*, int64_t, float*) {}  // in place
 
 // Rows of a block as rows `step`.. of panels, padded with what the block has there.
 inline void pack(const float* block, int64_t rows, const Panels<float>& out, int64_t step) {
@@ -201,10 +203,11 @@ inline void pack(const uint32_t* block, int64_t rows, const Panels<uint32_t>& ou
   }
 }
 
+inline void store_units(uint32_t* out, int64_t column, Floats x) { store_floats<Dtype::bfloat16>(out, column, x); }
+
 // `columns` numbers, a multiple of `lanes`, to units; `out` may be `row`.
 inline void narrow(const float* row, int64_t columns, uint32_t* out) {
-  for (int64_t c = 0; c < columns; c += lanes)
-    store_floats<Dtype::bfloat16>(reinterpret_cast<uint16_t*>(out), c, load(row + c));
+  for (int64_t c = 0; c < columns; c += lanes) store_units(out, c, load(row + c));
 }
 
 // Two rows to bfloat16, the first in the low halves of the units. `out` may be `first`.
