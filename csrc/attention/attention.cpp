@@ -38,8 +38,8 @@ namespace {
 const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward, &avx2::attention_forward,
                                                      &avx512::attention_forward, nullptr,
                                                      &avx512_bf16::attention_forward}};
-const KernelTable<DecodeKernel> decode_kernels = {
-    {&baseline::attention_decode, &avx2::attention_decode, &avx512::attention_decode, nullptr, nullptr}};
+const KernelTable<DecodeKernel> decode_kernels = {{&baseline::attention_decode, &avx2::attention_decode,
+                                                   &avx512::attention_decode, nullptr, &avx512_bf16::attention_decode}};
 const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward, &avx2::attention_backward,
                                                        &avx512::attention_backward, nullptr,
                                                        &avx512_bf16::attention_backward}};

@@ -1,6 +1,7 @@
 // Few queries against many keys, as in decoding with a cache: bound by reading keys and values, which are used where
-// they lie instead of being packed. The keys are cut into parts, by their number alone, whose results are merged in
-// order. Compiled once per instruction set (see core/capability.h): no standard-library code in here.
+// they lie, or packed a group of tiles at a time if enough queries share them. The keys are cut into parts, by
+// their number alone, whose results are merged in order. Compiled once per instruction set (see core/capability.h): no
+// standard-library code in here.
 #include "attention/softmax.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
@@ -94,27 +95,141 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, i
   }
 }
 
-int64_t workspace(const Problem&) { return 4 * 2 * decode_rows * stride; }
+// From how many queries on the keys of a group of tiles are packed once for all of them.
+template <class Arithmetic>
+constexpr int64_t packed_rows = 6 / Arithmetic::numbers;
+
+// Asks for rows that are read a group of tiles from now, while this group keeps the core busy.
+template <Dtype dtype>
+void fetch_next_group(const Operand& x, const void* rows, int64_t count, int64_t columns) {
+  const auto* next = static_cast<const char*>(rows) + max_columns * x.row * size_of(dtype);
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t c = 0; c < columns * size_of(dtype); c += 64)
+      __builtin_prefetch(next + r * x.row * size_of(dtype) + c, 0, 2);
+}
+
+template <class Arithmetic>
+struct Workspace {
+  using Unit = typename Arithmetic::Unit;
+
+  Unit* queries;          // block
+  float *scores, *group;  // blocks: all of a group's keys; those of its tiles that a row's head sees
+  Unit* block;            // of keys or values, on their way into panels
+  Panels<Unit> keys, values;
+
+  Workspace(const Problem& p, void* memory) {
+    float* at = static_cast<float*>(memory);
+    const auto take = [&](int64_t count) {
+      float* begin = at;
+      at += count;
+      return begin;
+    };
+    const auto units_at = [](float* data) { return reinterpret_cast<Unit*>(data); };
+    queries = units_at(take(decode_rows * stride));
+    scores = take(decode_rows * stride), group = take(decode_rows * stride),
+    block = units_at(take(panel_width * stride));
+    keys = {units_at(take(Panels<Unit>::size(p.depth, max_columns))), units<Arithmetic>(p.depth), 0};
+    values = {units_at(take(Panels<Unit>::size(max_columns, p.value_depth))), 0, round_up(p.value_depth, lanes)};
+  }
+
+  template <Dtype dtype>
+  void pack_group(const Problem& p, int64_t batch, int64_t key_head, int64_t first, int64_t count) {
+    keys.columns = round_up(count, lanes), values.steps = units<Arithmetic>(count);
+    for (int64_t key = 0; key < count; key += panel_width) {
+      const int64_t rows = lesser(panel_width, count - key);
+      const void *key_rows = row_of(p.key, dtype, batch, key_head, first + key),
+                 *value_rows = row_of(p.value, dtype, batch, key_head, first + key);
+      fetch_next_group<dtype>(p.key, key_rows, rows, p.depth);
+      fetch_next_group<dtype>(p.value, value_rows, rows, p.value_depth);
+      load_block<dtype>(key_rows, p.key.row, rows, p.depth, block);
+      pack_transposed(block, rows, keys, key);
+      load_block<dtype>(value_rows, p.value.row, rows, p.value_depth, block);
+      blank_unseen<Arithmetic>(p, batch, key_head, first + key, rows, p.value_depth, block);
+      pack(block, rows, values, key / Arithmetic::numbers);
+    }
+  }
+};
+
+int64_t workspace(const Problem& p) {
+  return 4 * ((3 * decode_rows + panel_width) * stride + Panels<float>::size(p.depth, max_columns) +
+              Panels<float>::size(max_columns, p.value_depth));
+}
+
+// One group of tiles for all queries of the heads that share a key head.
+template <class Arithmetic, Dtype dtype>
+void attend_together(const Problem& p, int64_t batch, int64_t key_head, int64_t tile_begin, int64_t tile_end,
+                     Workspace<Arithmetic>& w, float* partials) {
+  using Unit = typename Arithmetic::Unit;
+  const int64_t heads = p.heads / p.key_heads, rows = heads * p.queries, size = partial_size(p);
+  const int64_t first = tile_begin * tile_keys, count = lesser(tile_end * tile_keys, p.keys) - first;
+  w.template pack_group<dtype>(p, batch, key_head, first, count);
+  multiply<Arithmetic, false>(w.queries, rows, w.keys, 0, w.keys.steps, 0, w.keys.columns, w.scores, stride, false);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t head = key_head * heads + row / p.queries, query = row % p.queries;
+    float *all = w.scores + row * stride, *own = w.group + row * stride, *partial = partials + row * size;
+    TileGroup group;
+    next_group(p, batch, head, query, 1, tile_begin, tile_end, group);
+    const auto move = [&](float* to, const float* from, bool gather) {
+      for (int i = 0; i < group.count; ++i) {
+        const int64_t place = group.tile[i] * tile_keys - first;
+        for (int64_t c = 0; c < group.width[i]; c += lanes)
+          store(to + (gather ? group.column[i] : place) + c, load(from + (gather ? place : group.column[i]) + c));
+      }
+    };
+    move(own, all, true);
+    for (int64_t c = 0; c < w.keys.columns; c += lanes) store(all + c, Floats{});
+    if (group.count > 0) {
+      Softmax state = {partial[0], partial[1]};
+      const float peak = row_peak(p, group, batch, head, query, 0, own, state.most);
+      const float kept = softmax_row<float>(p, group, batch, head, query, own, peak, state);
+      partial[0] = state.most, partial[1] = state.total;
+      if (kept != 1.0f)
+        for (int64_t c = lanes; c < size; c += lanes) store(partial + c, load(partial + c) * kept);
+      move(all, own, false);
+    }
+    narrow(all, w.keys.columns, reinterpret_cast<Unit*>(all));
+  }
+  multiply<Arithmetic, false>(reinterpret_cast<const Unit*>(w.scores), rows, w.values, 0, w.values.steps, 0,
+                              w.values.columns, partials + lanes, size, true);
+}
 
 // Tiles tile_begin to tile_end for all queries of the heads that share a key head; `partials` has a row for each.
 void run(const Problem& p, int64_t batch, int64_t key_head, int64_t tile_begin, int64_t tile_end, void* memory,
          float* partials) {
-  const int64_t heads = p.heads / p.key_heads, size = partial_size(p);
-  float *queries = static_cast<float*>(memory), *scores = queries + decode_rows * stride;
+  const int64_t heads = p.heads / p.key_heads, rows = heads * p.queries, size = partial_size(p);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* partial = partials + r * size;
+    for (int64_t c = 0; c < size; c += lanes) store(partial + c, Floats{});
+    partial[0] = -infinity;
+  }
   with_dtype(p.dtype, [&](auto type) {
     constexpr Dtype dtype = decltype(type)::value;
-    for (int64_t i = 0; i < heads; ++i)
-      load_query<Single, dtype>(p, batch, key_head * heads + i, 0, p.queries, queries + i * p.queries * stride);
-    for (int64_t r = 0; r < heads * p.queries; ++r) {
-      float* partial = partials + r * size;
-      for (int64_t c = 0; c < size; c += lanes) store(partial + c, Floats{});
-      partial[0] = -infinity;
-    }
-    // Group by group, so that heads find in the cache what the first of them has read.
-    for (int64_t tile = tile_begin; tile < tile_end; tile += group_tiles)
+    const auto load_queries = [&](auto arithmetic, auto* out) {
       for (int64_t i = 0; i < heads; ++i)
-        attend<dtype>(p, batch, key_head * heads + i, tile, lesser(tile + group_tiles, tile_end),
-                      queries + i * p.queries * stride, scores, partials + i * p.queries * size);
+        load_query<decltype(arithmetic), dtype>(p, batch, key_head * heads + i, 0, p.queries,
+                                                out + i * p.queries * stride);
+    };
+    const auto for_groups = [&](auto&& f) {
+      for (int64_t tile = tile_begin; tile < tile_end; tile += group_tiles)
+        f(tile, lesser(tile + group_tiles, tile_end));
+    };
+    using Arithmetic = typename ArithmeticOf<dtype>::type;
+    if (rows >= packed_rows<Arithmetic>) {
+      Workspace<Arithmetic> w(p, memory);
+      load_queries(Arithmetic{}, w.queries);
+      for_groups([&](int64_t begin, int64_t end) {
+        attend_together<Arithmetic, dtype>(p, batch, key_head, begin, end, w, partials);
+      });
+    } else {
+      float *queries = static_cast<float*>(memory), *scores = queries + decode_rows * stride;
+      load_queries(Single{}, queries);
+      // Group by group, so that a second head finds in the cache what the first has read.
+      for_groups([&](int64_t begin, int64_t end) {
+        for (int64_t i = 0; i < heads; ++i)
+          attend<dtype>(p, batch, key_head * heads + i, begin, end, queries + i * p.queries * stride, scores,
+                        partials + i * p.queries * size);
+      });
+    }
   });
 }
 
