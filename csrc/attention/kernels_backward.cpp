@@ -83,7 +83,7 @@ void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Ar
 
 void clear(float* data, int64_t count) { __builtin_memset(data, 0, static_cast<std::size_t>(count) * sizeof(float)); }
 
-// Of one query: the exponent that makes its powers probabilities, and what is taken from its gradients.
+// Of one query: what makes its powers probabilities, and what is taken from its gradients.
 struct Row {
   float shift, delta;
 };
@@ -99,7 +99,7 @@ Row row_of_query(const Problem& p, const Gradients& g, int64_t batch, int64_t he
   const int64_t at = (batch * p.heads + head) * p.queries + query;
   if (g.lse) delta -= g.lse[at];
   // Where nothing is visible all powers are 0.
-  return {p.lse[at] == -infinity ? infinity : p.lse[at] * log2_e, p.lse[at] == -infinity ? 0.0f : delta};
+  return {p.lse[at] == -infinity ? infinity : p.lse[at], p.lse[at] == -infinity ? 0.0f : delta};
 }
 
 // Scores to probabilities (what dropout kept of them) and gradients of probabilities to those of scores, one row of one
@@ -109,7 +109,8 @@ void differentiate(float* scores, float* grads, int64_t columns, float scale, Ro
                    float kept_scale) {
   const Floats factor = splat(scale), shift = splat(row.shift), delta = splat(row.delta);
   for (int64_t c = 0; c < columns; c += lanes) {
-    const Floats probability = exp2(load(scores + c) * factor - shift);
+    // lse is taken off before the change of base: nearly all of a large score is gone when it is rounded again.
+    const Floats probability = exp2((load(scores + c) * factor - shift) * log2_e);
     Floats grad = load(grads + c);
     if constexpr (Dropped) {
       const auto bits = static_cast<uint32_t>(kept >> c);

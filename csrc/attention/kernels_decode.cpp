@@ -241,7 +241,7 @@ void merge(const Problem& p, int64_t batch, int64_t head, int64_t query, float* 
   for (int64_t i = 0; i < parts; ++i) {
     const float* part = partial + i * part_stride;
     const float shift = most == -infinity ? 0.0f : most;
-    const float weight = exp2(splat((part[0] - shift) * pending_scale(p)))[0];
+    const float weight = exp2(splat((part[0] - shift) * (pending_scale(p) * log2_e)))[0];
     total += part[1] * weight;
     for (int64_t c = 0; c < p.value_depth; c += lanes)
       store(sums + c, (i == 0 ? Floats{} : load(sums + c)) + load(part + lanes + c) * weight);

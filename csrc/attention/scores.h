@@ -150,25 +150,24 @@ struct BiasRow {
   }
 };
 
-// What products of queries and keys are multiplied by to be exponents of two. Never 0: what is hidden is -inf, and
-// stays so.
-inline float exponent_scale(const Problem& p) {
-  const float scale = __builtin_fabsf(p.scale) * log2_e;
+// What products of queries and keys are multiplied by to be scores. Never 0: what is hidden is -inf, and must stay so.
+inline float score_scale(const Problem& p) {
+  const float scale = __builtin_fabsf(p.scale);
   return scale > __FLT_MIN__ ? scale : __FLT_MIN__;
 }
 // The same, where add_bias has not already done it.
-inline float pending_scale(const Problem& p) { return p.bias.data ? 1.0f : exponent_scale(p); }
+inline float pending_scale(const Problem& p) { return p.bias.data ? 1.0f : score_scale(p); }
 
-// Brings scores of one row to exponents of two and adds the bias.
+// Brings products of one row to scores, with the bias.
 inline void add_bias(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
                      float* scores) {
   const BiasRow bias(p.bias, p.keys, batch, head, query);
-  const float scale = exponent_scale(p);
+  const float scale = score_scale(p);
   for (int i = 0; i < group.count; ++i) {
     const int64_t key = group.tile[i] * tile_keys;
     float* at = scores + group.column[i];
     for (int64_t c = 0; c < group.width[i]; c += lanes)
-      store(at + c, load(at + c) * scale + bias.load_at(key + c, p.keys - key - c) * log2_e);
+      store(at + c, load(at + c) * scale + bias.load_at(key + c, p.keys - key - c));
   }
 }
 

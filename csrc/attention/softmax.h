@@ -5,12 +5,12 @@
 
 namespace xmkern::XMKERN_CAPABILITY {
 
-// Of one row: the largest exponent so far, and the sum of the powers below it.
+// Of one row: the largest score so far, unscaled,, and the sum of the powers below it.
 struct Softmax {
   float most, total;
 };
 
-// Adds the bias to the scores of one row, hides what is masked, and returns the largest exponent so far, unscaled.
+// Adds the bias to the scores of one row, hides what is masked, and returns the largest so far, unscaled.
 inline float row_peak(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
                       int64_t row, float* scores, float most_so_far) {
   if (p.bias.data) add_bias(p, group, batch, head, row_begin + row, scores);
@@ -53,8 +53,8 @@ template <class Unit>
 inline float softmax_row(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
                          float* scores, float peak, Softmax& state) {
   auto* out = reinterpret_cast<Unit*>(scores);
-  if (!p.dropout.threshold) return exponentiate(scores, group.columns, pending_scale(p), peak, out, state);
-  const float kept = exponentiate(scores, group.columns, pending_scale(p), peak, scores, state);
+  if (!p.dropout.threshold) return exponentiate(scores, group.columns, pending_scale(p) * log2_e, peak, out, state);
+  const float kept = exponentiate(scores, group.columns, pending_scale(p) * log2_e, peak, scores, state);
   drop(p, group, batch, head, query, scores);
   narrow(scores, group.columns, out);
   return kept;
@@ -72,7 +72,7 @@ inline void finish_row(const Problem& p, int64_t batch, int64_t head, int64_t qu
   store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, query), sums, p.value_depth,
                    blind ? 0.0f : p.dropout.kept_scale / total);
   p.lse[(batch * p.heads + head) * p.queries + query] =
-      blind ? -infinity : most * pending_scale(p) * ln_2 + __builtin_logf(total);
+      blind ? -infinity : most * pending_scale(p) + __builtin_logf(total);
 }
 
 }  // namespace xmkern::XMKERN_CAPABILITY

@@ -26,7 +26,7 @@ typedef float LooseFloats __attribute__((vector_size(lanes * 4), aligned(4), may
 typedef uint32_t LooseWords __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
 
 inline constexpr float infinity = __builtin_inff();
-inline constexpr float log2_e = 1.44269504088896340736f, ln_2 = 0.693147180559945309417f;
+inline constexpr float log2_e = 1.44269504088896340736f;
 
 inline Floats load(const float* p) { return *reinterpret_cast<const LooseFloats*>(p); }
 inline void store(float* p, Floats x) { *reinterpret_cast<LooseFloats*>(p) = x; }
