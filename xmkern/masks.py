@@ -111,11 +111,15 @@ def causal(offset: int = 0) -> Mask:
     The first query and the first key stand side by side, as in torch's ``is_causal``. To set the last of both side by
     side, as in decoding against a cache, give ``offset = S - L``.
     """
+    _whole("causal: offset", offset)
     return Mask((_BAND, -UNBOUNDED, offset))
 
 
 def band(left: int | None, right: int | None) -> Mask:
     """A sliding window: i - left <= j <= i + right; None leaves a side open."""
+    for name, side in (("left", left), ("right", right)):
+        if side is not None:
+            _whole(f"band: {name}", side)
     return Mask((_BAND, -UNBOUNDED if left is None else -left, UNBOUNDED if right is None else right))
 
 
@@ -143,6 +147,7 @@ def axial(text_len: int, height: int, width: int, kind: str = "row", kernel: int
     order, is ``band(width, 0)``.
     """
     for name, size, least in (("text_len", text_len, 0), ("height", height, 1), ("width", width, 1)):
+        _whole(f"axial: {name}", size)
         if size < least:
             raise ValueError(f"axial: {name} must be at least {least}, not {size}")
     if (kernel is None) == (kind == "conv"):
@@ -152,6 +157,7 @@ def axial(text_len: int, height: int, width: int, kind: str = "row", kernel: int
     elif kind == "column":
         near = (-UNBOUNDED, UNBOUNDED, 0, 0)
     elif kind == "conv":
+        _whole("axial: kernel", kernel)
         if kernel is None or kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"axial: kernel must be odd and positive, not {kernel}")
         near = (-(kernel // 2), kernel // 2, -(kernel // 2), kernel // 2)
@@ -222,6 +228,12 @@ def _ids(name: str, ids: Tensor) -> Tensor:
     if ids.dim() not in (1, 2):
         raise ValueError(f"segments: {name} must have the axes [B, length] or [length], not shape {list(ids.shape)}")
     return ids[None] if ids.dim() == 1 else ids
+
+
+def _whole(name: str, x: object) -> None:
+    # Not isinstance(x, int): under a compiler an integer is a symbol, and elsewhere it may be NumPy's.
+    if x is None or isinstance(x, float | str | Tensor):
+        raise TypeError(f"{name} must be an integer, not {x!r}, the same for all samples")
 
 
 def _integers(name: str, x: Tensor) -> Tensor:

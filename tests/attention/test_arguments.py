@@ -48,6 +48,14 @@ WIDE, META = (Q.repeat(1, 1, 1, 40), K.repeat(1, 1, 1, 40)), K.to("meta")
         ((Q, K, K), {"bias": torch.ones(1, 2, 4, 5, 9)}, ValueError, "bias must broadcast to"),
         ((Q, K, K), {"bias": META[0, 0, :5, :1]}, ValueError, "bias must be on cpu as query is, not on meta"),
         ((Q, K, K), {"bias": RelativeBias(torch.ones(5, 4))}, ValueError, "L . S - 1 = 13 rows"),
+        ((Q, K, K, torch.ones(5, 9)), {"bias": 1.0}, TypeError, "bias must be a tensor or a RelativeBias, not float"),
+        ((Q, K, K, torch.ones(5, 9)), {"bias": torch.ones(5, 9).bool()}, TypeError, "bias must be of floating point"),
+        ((Q, K, K, torch.ones(5, 9)), {"bias": torch.ones(3, 5, 9)}, ValueError, "bias must broadcast to"),
+        ((Q, K, K, torch.ones(5, 9)), {"bias": RelativeBias(torch.ones(13, 3))}, ValueError, "1 or H = 4 columns"),
+        ((Q, K, K), {"scale": torch.tensor(0.3)}, TypeError, "scale must be a number, not a tensor, .* no gradient"),
+        ((Q, K, K), {"dropout_p": "a"}, TypeError, "dropout_p must be a number, not str"),
+        ((torch.nested.nested_tensor([*Q]), K, K), {}, TypeError, "query must not be nested: pad it"),
+        ((Q, K.to_sparse(), K), {}, TypeError, "key must be dense, not of layout torch.sparse_coo"),
         ((Q, K, K), {"dropout_p": -0.1}, ValueError, "dropout_p must be 0 to 1, not -0.1"),
         ((Q, K, K), {"backend": "warp"}, ValueError, "backend must be 'auto' or one of 'cpu', 'triton', 'reference'"),
         ((Q.double(), K.double(), K.double()), {"backend": "cpu"}, ValueError, "cannot serve this call.*torch.float64"),
@@ -57,6 +65,17 @@ WIDE, META = (Q.repeat(1, 1, 1, 40), K.repeat(1, 1, 1, 40)), K.to("meta")
 def test_bad_input_is_named(args, options, error, words):
     with pytest.raises(error, match=words):
         xf.attention(*args, **options)
+
+
+def test_meta_tensors_give_meta_tensors():
+    query, key, bias = (torch.empty(x, device="meta", requires_grad=True) for x in (Q.shape, K.shape, (4, 1, 9)))
+    out, lse = xf.attention(query, key, key, masks.causal(), bias=bias, dropout_p=0.1, return_lse=True)
+    assert (out.device.type, out.shape, lse.shape) == ("meta", Q.shape, Q.shape[:3])
+    out.sum().backward()
+    for x in (query, key, bias):
+        assert (x.grad.device.type, x.grad.shape) == ("meta", x.shape)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # which is for tensors on the CPU
+        assert xf.attention(query, key, key).dtype == torch.float32
 
 
 def test_what_the_kernels_do_not_serve_goes_to_the_reference():

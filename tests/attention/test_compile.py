@@ -202,6 +202,31 @@ def test_per_sample_gradients_of_a_shared_bias():
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def penalty_of_autograd(loss, x):
+    return torch.autograd.grad(torch.autograd.grad(loss(x), x, create_graph=True)[0].square().sum(), x)
+
+
+def penalty_of_torch_func(loss, x):
+    return torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(x)
+
+
+@pytest.mark.parametrize("penalty", [penalty_of_autograd, penalty_of_torch_func])
+def test_a_second_derivative_is_refused(penalty):
+    """Even where the gradient of the output is a constant: it would be zero, in silence."""
+    (x,) = tensors((1, 2, 5, 8), grad=True)
+    with pytest.raises(NotImplementedError, match="first derivative only"):
+        penalty(lambda x: x.square().sum() + xf.attention(x, x, x).sum(), x)
+
+
+def test_the_function_of_vjp_outlives_the_transform():
+    x, cotangent = tensors((1, 2, 5, 8), (1, 2, 5, 8))
+    _, vjp = torch.func.vjp(lambda x: xf.attention(x, x, x, masks.key_lengths(torch.tensor([3]))), x)
+    expected = torch.func.grad(
+        lambda x: (xf.attention(x, x, x, masks.key_lengths(torch.tensor([3]))) * cotangent).sum()
+    )
+    torch.testing.assert_close(vjp(cotangent)[0], expected(x))
+
+
 def test_a_traced_graph_holds_one_operator():
     (x,) = tensors((1, 2, 5, 8))
     graph = make_fx(lambda x: xf.attention(x, x, x, masks.causal()))(x)

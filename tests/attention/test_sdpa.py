@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xmkern.functional as xf
+from xmkern import masks
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 4e-2, torch.float16: 4e-3}
 
@@ -121,6 +122,12 @@ def test_autocast(dtype):
         expected = F.scaled_dot_product_attention(query, key, value, mask.to(dtype))
     assert got.dtype == expected.dtype
     torch.testing.assert_close(got, expected, rtol=4e-2, atol=4e-2)
+
+
+def test_a_mask_of_the_algebra_is_no_attn_mask():
+    for x in (X, X[0]):
+        with pytest.raises(TypeError, match="attn_mask must be a tensor, not Mask"):
+            xf.scaled_dot_product_attention(x, x, x, masks.causal())
 
 
 X = torch.randn(2, 3, 5, 8)

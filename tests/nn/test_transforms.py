@@ -72,13 +72,13 @@ def test_compiles_without_a_break_and_once_for_all_lengths(module):
 
 def test_exports(module):
     module.eval()
-    length = torch.export.Dim("length", min=3, max=64)
+    axes = {0: torch.export.Dim("batch", min=2, max=64), 1: torch.export.Dim("length", min=3, max=64)}
     inputs = torch.randn(2, LENGTH, SIZE), padding(5, 2)
-    exported = torch.export.export(module, inputs, dynamic_shapes=({1: length}, {1: length}))
+    exported = torch.export.export(module, inputs, dynamic_shapes=(axes, axes))
     stream = io.BytesIO()
     torch.export.save(exported, stream)
     stream.seek(0)
-    inputs = torch.randn(2, 7, SIZE), padding(7, 3, size=7)
+    inputs = torch.randn(3, 7, SIZE), padding(7, 3, 1, size=7)
     torch.testing.assert_close(torch.export.load(stream).module()(*inputs), module(*inputs))
 
 

@@ -79,7 +79,7 @@ def attention(
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
     S = _check_sizes(query, key, value)
-    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(query.device.type):
+    if torch._C._is_any_autocast_enabled() and not query.is_meta and torch.is_autocast_enabled(query.device.type):
         query, key, value = _autocast(query, key, value)
     if query.dtype not in _DTYPES or query.dtype != key.dtype or query.dtype != value.dtype:
         raise TypeError(
@@ -88,6 +88,8 @@ def attention(
         )
     if scale is None:
         scale = query.shape[3] ** -0.5
+    elif isinstance(scale, Tensor):
+        raise TypeError("scale must be a number, not a tensor, which would get no gradient: multiply query by it")
 
     program: tuple[int, ...] = ()
     tensors: tuple[Tensor, ...] = ()
@@ -96,7 +98,7 @@ def attention(
             if mask.dtype == torch.bool:
                 mask = dense(mask)
             else:
-                bias, mask = _sum_of_biases(_bias("mask", mask, query, S), bias, query.shape[2], S), None
+                bias, mask = _sum_of_biases(_bias("mask", mask, query, S), bias, query, S), None
         if mask is not None:
             program, tensors = _program(mask, query, S)
 
@@ -166,6 +168,8 @@ def scaled_dot_product_attention(
     Returns:
         [..., H, L, Dv].
     """
+    if attn_mask is not None and not isinstance(attn_mask, Tensor):
+        raise TypeError(f"attn_mask must be a tensor, not {type(attn_mask).__name__}: masks go to xmkern's attention")
     if not (
         query.dim() == key.dim() == value.dim() == 4
         and query.shape[0] == key.shape[0] == value.shape[0]
@@ -234,8 +238,9 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor) -> int:
             and (Hk == H or (Hk > 0 and H % Hk == 0))
             and D > 0
             and query.device == key.device == value.device
+            and query.layout == key.layout == value.layout == torch.strided
         )
-    except (AttributeError, ValueError):
+    except (AttributeError, ValueError, RuntimeError):  # a nested tensor may have no shape
         fit = False
     return S if fit else _complain(query, key, value)
 
@@ -245,6 +250,10 @@ def _complain(query: Any, key: Any, value: Any) -> NoReturn:
     for name, x, axes in given:
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+        if x.is_nested:
+            raise TypeError(f"{name} must not be nested: pad it and hide the padding by masks.key_lengths, or pack it")
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be dense, not of layout {x.layout}")
         if x.dim() != 4:
             raise ValueError(f"{name} must have four axes, {axes}, not shape {list(x.shape)}")
     B, H, _, D = query.shape
@@ -305,16 +314,20 @@ def _relative(bias: RelativeBias, query: Tensor, S: int) -> tuple[Tensor, Tensor
     return RelativeBias(_wide("bias", bias.table, query), bias.buckets).compact()
 
 
-def _sum_of_biases(mask: Tensor, bias: Tensor | RelativeBias | None, L: int, S: int) -> Tensor:
+def _sum_of_biases(mask: Tensor, bias: Tensor | RelativeBias | None, query: Tensor, S: int) -> Tensor:
     """Two biases are one: their sum, which has the axes of both."""
     if bias is None:
         return mask
     if isinstance(bias, RelativeBias):
-        return mask + RelativeBias(bias.table.to(mask.dtype), bias.buckets).to_dense(L, S)
-    return mask + bias
+        _, H, L, _ = query.shape
+        bias.check(H, L, S)
+        return mask + RelativeBias(_wide("bias", bias.table, query), bias.buckets).to_dense(L, S)
+    return mask + _bias("bias", bias, query, S)
 
 
 def _seed(dropout_p: float, device: torch.device) -> Tensor:
+    if not isinstance(dropout_p, int | float):
+        raise TypeError(f"dropout_p must be a number, not {type(dropout_p).__name__}")
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p must be 0 to 1, not {dropout_p}")
     return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)

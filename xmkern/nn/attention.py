@@ -102,7 +102,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         """Keys or values [N, H, S, D], then ``bias_k`` or ``bias_v`` [1, 1, E], then the zeros of ``add_zero_attn``."""
         if bias is not None:
             token = bias.to(x.dtype).view(1, self.num_heads, 1, self.head_dim)
-            x = torch.cat([x, token.expand(len(x), -1, -1, -1)], 2)
+            x = torch.cat([x, token.expand(x.shape[0], -1, -1, -1)], 2)
         return F.pad(x, (0, 0, 0, 1)) if self.add_zero_attn else x
 
 

@@ -1,11 +1,10 @@
 """The operators of attention: schemas, fakes, backends, batching, and the gradient."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from xmkern.ops.attention import cpu, reference, triton
 from xmkern.ops.attention.batching import fold_backward, fold_forward
@@ -78,6 +77,31 @@ attention_backward = Op(
 )
 
 
+class _Gradient(torch.autograd.Function):
+    """The backward, with none of its own, where a graph of it is asked for.
+
+    ``once_differentiable`` would not do: it sees what the gradient of the output depends on, and not that the gradients
+    depend on query, key, value and bias, so that a penalty on them would be differentiated to zero in silence.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return attention_backward.overload(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise NotImplementedError(
+            "attention has a first derivative only, and here its gradient is differentiated (create_graph=True, or a "
+            "transform of a transform)"
+        )
+
+
 class _Attention(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -95,18 +119,16 @@ class _Attention(torch.autograd.Function):
         backend: str,
         *mask_tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        return attention_forward(
-            query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend=backend
-        )
+        return _forward(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         query, key, value, bias, buckets, seed, *ctx.options = inputs[:10]
+        ctx.dispatched = query.is_meta or torch._C._are_functorch_transforms_active()
         ctx.save_for_backward(query, key, value, bias, buckets, seed, *output, *inputs[10:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         query, key, value, bias, buckets, seed, out, lse, *rest = ctx.saved_tensors
         mask_tensors = tuple(rest)
@@ -116,10 +138,17 @@ class _Attention(torch.autograd.Function):
             if grad_lse is None:
                 return (None,) * (10 + len(mask_tensors))
             grad_out = torch.zeros_like(out)
-        grad_query, grad_key, grad_value, grad_bias = attention_backward(
+        args = (
             grad_out, grad_lse, query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed,
-            bias_grad, backend=backend,
+            bias_grad,
         )  # fmt: skip
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
+            grads = _Gradient.apply(*args, backend)
+        elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
+            grads = attention_backward.overload(*args, backend)
+        else:
+            grads = attention_backward(*args, backend=backend)
+        grad_query, grad_key, grad_value, grad_bias = grads
         return grad_query, grad_key, grad_value, grad_bias if bias_grad else None, *(None,) * (6 + len(mask_tensors))
 
 
@@ -150,6 +179,10 @@ def attention(
     if graded or transformed:
         apply = _Attention.apply if transformed or torch.compiler.is_compiling() else _apply
         return apply(query, key, value, bias, buckets, seed, mask, scale, dropout_p, backend, *mask_tensors)
-    return attention_forward(
-        query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend=backend
-    )
+    return _forward(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend)
+
+
+def _forward(query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    if query.is_meta:  # there is nothing to compute: the dispatcher knows the fake
+        return attention_forward.overload(query, *args)
+    return attention_forward(query, *args[:-1], backend=args[-1])

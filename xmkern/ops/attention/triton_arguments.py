@@ -69,12 +69,12 @@ _FORWARD = {
     (4, "warpgroup"): {
         64: (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
         128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
-        256: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
+        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
     },
     (4, "large"): {
         64: (Tiles(32, 64, 4, 2), Tiles(32, 32, 4, 2)),
         128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
-        256: (Tiles(16, 32, 4, 2), Tiles(16, 32, 4, 2)),
+        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
     },
     (4, "small"): {
         64: (Tiles(32, 64, 4, 2), Tiles(32, 32, 4, 2)),
@@ -95,7 +95,7 @@ _BACKWARD = {
     },
     (2, "small"): {
         64: (Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
-        128: (Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
+        128: (Tiles(64, 32, 4, 2), Tiles(32, 64, 8, 2)),
         256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 8, 2)),
     },
     (4, "warpgroup"): {
@@ -114,6 +114,9 @@ _BACKWARD = {
     },
 }
 
+# Float32 heads of up to 64 on sm_100, crowded or for the gradient of queries: operands are split in registers there.
+_SPLIT = Tiles(64, 32, 8, 2)
+
 
 def _sort_of(chip: Chip) -> str:
     if chip.shared < 160 << 10:
@@ -121,14 +124,22 @@ def _sort_of(chip: Chip) -> str:
     return "warpgroup" if chip.capability >= 90 else "large"
 
 
+def _splits_registers(chip: Chip, depth: int, size: int) -> bool:
+    return chip.capability >= 100 and _sort_of(chip) == "warpgroup" and size == 4 and depth <= 64
+
+
 def forward_tiles(chip: Chip, depth: int, size: int, crowded: bool) -> Tiles:
     """depth: the padded head size; size: bytes of an element; crowded: a bias or dropout wants registers too."""
     if chip.capability >= 100 and size == 2 and depth == 256:
         crowded = True  # the sums of heads of 256 pass through registers there
+    if crowded and _splits_registers(chip, depth, size):
+        return _SPLIT
     return _FORWARD[size, _sort_of(chip)][max(64, depth)][crowded]
 
 
 def backward_tiles(chip: Chip, depth: int, size: int, of_keys: bool) -> Tiles:
+    if not of_keys and _splits_registers(chip, depth, size):
+        return _SPLIT
     return _BACKWARD[size, _sort_of(chip)][max(64, depth)][of_keys]
 
 
