@@ -25,6 +25,12 @@ inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (
 inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t greater(int64_t a, int64_t b) { return a < b ? b : a; }
 
+// A bound of a band, such that a position can be added to it.
+inline int64_t bounded(int64_t x) {
+  constexpr int64_t most = int64_t{1} << 62;
+  return greater(lesser(x, most), -most);
+}
+
 // Bits begin to end, clipped to a word.
 inline uint64_t interval(int64_t begin, int64_t end) {
   begin = greater(begin, 0), end = lesser(end, tile_keys);
@@ -165,7 +171,8 @@ inline uint64_t visible_word(const Mask& mask, int64_t batch, int64_t head, int6
                       [&](MaskCode code, const int64_t* operand) -> uint64_t {
                         switch (code) {
                           case MaskCode::band:
-                            return interval(query + operand[0] - key, lesser(query + operand[1], keys) + 1 - key);
+                            return interval(query + bounded(operand[0]) - key,
+                                            lesser(query + bounded(operand[1]), keys) + 1 - key);
                           case MaskCode::key_lengths:
                             return interval(0, *mask_row<int64_t>(mask.tensors[operand[0]], batch, 0, 0) - key);
                           case MaskCode::grid:

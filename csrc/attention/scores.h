@@ -153,7 +153,7 @@ struct BiasRow {
 // What products of queries and keys are multiplied by to be scores. Never 0: what is hidden is -inf, and must stay so.
 inline float score_scale(const Problem& p) {
   const float scale = __builtin_fabsf(p.scale);
-  return scale > __FLT_MIN__ ? scale : __FLT_MIN__;
+  return scale < __FLT_MIN__ ? __FLT_MIN__ : scale;
 }
 // The same, where add_bias has not already done it.
 inline float pending_scale(const Problem& p) { return p.bias.data ? 1.0f : score_scale(p); }

@@ -5,7 +5,7 @@
 
 namespace xmkern::XMKERN_CAPABILITY {
 
-// Of one row: the largest score so far, unscaled,, and the sum of the powers below it.
+// Of one row: the largest score so far, unscaled, and the sum of the powers below it.
 struct Softmax {
   float most, total;
 };
@@ -27,23 +27,24 @@ inline float row_peak(const Problem& p, const TileGroup& group, int64_t batch, i
 // must be multiplied.
 template <class Unit>
 inline float exponentiate(const float* scores, int64_t columns, float scale, float peak, Unit* out, Softmax& state) {
-  // Where nothing is visible yet, any finite shift gives powers of zero.
-  const Floats shift = splat(peak == -infinity ? 0.0f : peak * scale), factor = splat(scale);
+  // The peak is taken off before scaling: it must come to 0, however large it is. Where nothing is visible yet, any
+  // finite one gives powers of zero.
+  const Floats shift = splat(peak == -infinity ? 0.0f : peak), factor = splat(scale);
   Floats total[2] = {};
   int64_t c = 0;
   for (; c + 2 * lanes <= columns; c += 2 * lanes)
     for (int i = 0; i < 2; ++i) {
-      const Floats power = exp2(load(scores + c + i * lanes) * factor - shift);
+      const Floats power = exp2((load(scores + c + i * lanes) - shift) * factor);
       total[i] += power;
       store_units(out, c + i * lanes, power);
     }
   if (c < columns) {
-    const Floats power = exp2(load(scores + c) * factor - shift);
+    const Floats power = exp2((load(scores + c) - shift) * factor);
     total[0] += power;
     store_units(out, c, power);
   }
   const bool same = state.most == peak || state.total == 0.0f;
-  const float kept = same ? 1.0f : exp2(splat(state.most * scale) - shift)[0];
+  const float kept = same ? 1.0f : exp2((splat(state.most) - shift) * factor)[0];
   state = {peak, state.total * kept + sum(total[0] + total[1])};
   return kept;
 }
@@ -71,8 +72,10 @@ inline void finish_row(const Problem& p, int64_t batch, int64_t head, int64_t qu
     for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, Floats{});
   store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, query), sums, p.value_depth,
                    blind ? 0.0f : p.dropout.kept_scale / total);
-  p.lse[(batch * p.heads + head) * p.queries + query] =
-      blind ? -infinity : most * pending_scale(p) + __builtin_logf(total);
+  p.lse[(batch * p.heads + head) * p.queries + query] = blind ? -infinity
+                                                        : most == infinity
+                                                            ? infinity
+                                                            : most * pending_scale(p) + __builtin_logf(total);
 }
 
 }  // namespace xmkern::XMKERN_CAPABILITY

@@ -152,7 +152,7 @@ inline Floats exp2(Floats x) {
   return reinterpret_cast<Floats>(_mm512_maskz_scalef_ps(in_range, reinterpret_cast<__m512>(p), whole));
 #else
   const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
-  return x < floor ? Floats{} : scaled;
+  return x < floor ? Floats{} : (x == x ? scaled : x);
 #endif
 }
 

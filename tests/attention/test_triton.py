@@ -82,6 +82,9 @@ def ids(*lengths: int) -> Tensor:
 def check_shapes() -> None:
     assert_right(B=2, H=2, Hk=2, D=40, Dv=24, merged=True)
     assert_right(H=6, Hk=2, L=7, S=70)  # the queries of a group packed into one tile
+    assert_right(
+        H=4, Hk=2, L=20, S=40, D=128, Dv=128, scale=0.09, graded=False
+    )  # too many for a tile of this head size
     assert_right(B=2, H=3, Hk=1, L=70, S=65)
     assert_right(L=1, S=1, D=1, Dv=1)
     for empty in ({"B": 0}, {"L": 0}, {"S": 0}):

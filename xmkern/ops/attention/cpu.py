@@ -36,7 +36,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     batches, heads, queries, _ = query.shape
     out = empty_like_query(query, value.size(3))
-    lse = torch.empty(batches, heads, queries, dtype=torch.float32)
+    lse = torch.empty(batches, heads, queries, dtype=torch.float32, device="cpu")
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
     native.module().attention.forward(*call, torch.get_num_threads())
     del kept
@@ -62,7 +62,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = [empty_like_query(x, x.shape[3]) for x in (query, key, value)]
     grad_out, grad_out_numbers = _operand(grad_out)
-    grad_bias = torch.zeros(bias.shape if bias_grad and bias is not None else 0, dtype=torch.float32)
+    grad_bias = torch.zeros(bias.shape if bias_grad and bias is not None else 0, dtype=torch.float32, device="cpu")
     lse = lse.contiguous()
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)

@@ -28,7 +28,7 @@ def attention(
         key, value = _share(key, query), _share(value, query)
         scores, key, value = _scores(query, key, value, mask, mask_tensors, bias, buckets, scale)
         lse = scores.logsumexp(-1)
-        weights = (scores - _finite(lse)).exp() * _kept(query, key, dropout_p, seed)
+        weights = _probabilities(scores, lse) * _kept(query, key, dropout_p, seed)
         return _like(weights.to(value.dtype) @ value, query), lse
 
 
@@ -54,7 +54,7 @@ def attention_backward(
         shared = key, value
         key, value = _share(key, query), _share(value, query)
         scores, key, value = _scores(query, key, value, mask, mask_tensors, bias, buckets, scale)
-        p, kept = (scores - _finite(lse)).exp(), _kept(query, key, dropout_p, seed)
+        p, kept = _probabilities(scores, lse), _kept(query, key, dropout_p, seed)
         grad_value = (p * kept).to(value.dtype).mT @ grad_out
         grad_p = (grad_out @ value.mT).to(lse.dtype) * kept
         delta = (grad_out.to(lse.dtype) * out.to(lse.dtype)).sum(-1)
@@ -141,9 +141,9 @@ def _like(result: Tensor, x: Tensor) -> Tensor:
     return empty_like_query(x, result.shape[-1]).copy_(result)
 
 
-def _finite(lse: Tensor) -> Tensor:
-    """[B, H, L] -> [B, H, L, 1] with 0 for the rows that see nothing, whose scores are all -inf"""
-    return lse.masked_fill(lse == -torch.inf, 0)[..., None]
+def _probabilities(scores: Tensor, lse: Tensor) -> Tensor:
+    """softmax [B, H, L, S], zeros for the rows that see nothing"""
+    return scores.softmax(-1).masked_fill((lse == -torch.inf)[..., None], 0)
 
 
 def _without_autocast(x: Tensor) -> torch.autocast:

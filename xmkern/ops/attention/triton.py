@@ -122,10 +122,11 @@ def attention(
     if lse.numel() == 0:
         return out, lse
     group = call.heads // call.key_heads
-    packed = group > 1 and call.queries * group <= _MAX_PACKED
-    rows = call.queries * group if packed else call.queries
     crowded = call.bias_form > 2 or bool(call.dropout) or call.mask.needs_lists
-    tiles = arguments.forward_tiles(call.chip, max(call.pads), query.element_size(), crowded).fit(rows, call.keys)
+    tiles = arguments.forward_tiles(call.chip, max(call.pads), query.element_size(), crowded)
+    packed = group > 1 and call.queries * group <= min(tiles.rows, _MAX_PACKED)
+    rows = call.queries * group if packed else call.queries
+    tiles = tiles.fit(rows, call.keys)
     programs = call.batches * (call.key_heads if packed else call.heads * cdiv(rows, tiles.rows))
     splits = _splits(programs, cdiv(call.keys, tiles.keys), call.chip.processors) if rows <= tiles.rows else 1
     with _on(query):

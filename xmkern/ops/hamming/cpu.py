@@ -16,22 +16,22 @@ def refuses(*args: object) -> str | None:
 def pack_bits(x: Tensor) -> Tensor:
     flags = (x if x.dtype == torch.bool else x >= 0).contiguous()
     rows, bits = flags.shape
-    out = torch.empty(rows, (bits + 7) // 8, dtype=torch.uint8)
+    out = torch.empty(rows, (bits + 7) // 8, dtype=torch.uint8, device="cpu")
     native.module().hamming.pack(flags.data_ptr(), rows, bits, out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.contiguous(), b.contiguous()
-    out = torch.empty(len(a), len(b), dtype=torch.int32)
+    out = torch.empty(len(a), len(b), dtype=torch.int32, device="cpu")
     native.module().hamming.distances(*_codes(a), *_codes(b), a.shape[1], out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     queries, codes = queries.contiguous(), codes.contiguous()
-    distances = torch.empty(len(queries), k, dtype=torch.int32)
-    indices = torch.empty(len(queries), k, dtype=torch.int64)
+    distances = torch.empty(len(queries), k, dtype=torch.int32, device="cpu")
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device="cpu")
     native.module().hamming.topk(
         *_codes(queries),
         *_codes(codes),
