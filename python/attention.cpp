@@ -63,16 +63,16 @@ struct Call {
 void bind_attention(py::module_& module) {
   py::module_ attention = module.def_submodule("attention");
 
-  attention.def("forward", [](const std::array<int64_t, 7>& shape, int dtype, float scale, const OperandNumbers& query,
-                              const OperandNumbers& key, const OperandNumbers& value, const OperandNumbers& out,
-                              int64_t lse, std::vector<int64_t> mask, const std::vector<MaskNumbers>& mask_tensors,
-                              const BiasNumbers& bias, uint32_t threshold, uint64_t seed, float kept_scale,
-                              int threads) {
-    const Call call(shape, dtype, scale, query, key, value, out, lse, std::move(mask), mask_tensors, bias, threshold,
-                    seed, kept_scale);
-    py::gil_scoped_release release;
-    forward(call.problem, threads);
-  });
+  attention.def("forward",
+                [](const std::array<int64_t, 7>& shape, int dtype, float scale, const OperandNumbers& query,
+                   const OperandNumbers& key, const OperandNumbers& value, const OperandNumbers& out, int64_t lse,
+                   std::vector<int64_t> mask, const std::vector<MaskNumbers>& mask_tensors, const BiasNumbers& bias,
+                   uint32_t threshold, uint64_t seed, float kept_scale, int threads) {
+                  const Call call(shape, dtype, scale, query, key, value, out, lse, std::move(mask), mask_tensors, bias,
+                                  threshold, seed, kept_scale);
+                  py::gil_scoped_release release;
+                  forward(call.problem, threads);
+                });
 
   attention.def("backward", [](const std::array<int64_t, 7>& shape, int dtype, float scale, const OperandNumbers& query,
                                const OperandNumbers& key, const OperandNumbers& value, const OperandNumbers& out,
@@ -84,12 +84,10 @@ void bind_attention(py::module_& module) {
     const Call call(shape, dtype, scale, query, key, value, out, lse, std::move(mask), mask_tensors, bias, threshold,
                     seed, kept_scale);
     const auto [data, batch, head, row, column, length] = grad_bias;
-    const Gradients gradients = {operand(grad_out),
-                                 at<float>(grad_lse),
-                                 operand(grad_query),
-                                 operand(grad_key),
-                                 operand(grad_value),
-                                 {static_cast<BiasForm>(bias_form), at<float>(data), batch, head, row, column, length}};
+    const Gradients gradients = {
+        operand(grad_out),   at<float>(grad_lse),
+        operand(grad_query), operand(grad_key),
+        operand(grad_value), {static_cast<BiasForm>(bias_form), at<float>(data), batch, head, row, column, length}};
     py::gil_scoped_release release;
     backward(call.problem, gradients, threads);
   });
