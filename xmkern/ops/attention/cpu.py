@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from xmkern import native
-from xmkern.ops.attention.layout import empty_like_query
+from xmkern.ops.attention.layout import empty_like_query, strides_of
 
 MAX_DEPTH = 256
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -133,14 +133,9 @@ def _dropout(dropout_p: float, seed: Tensor) -> tuple[int, int, float]:
     return threshold, int(seed) & (2**64 - 1), 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
 
 
-def _strides(x: Tensor) -> list[int]:
-    """Strides with 0 for the axes that do not vary."""
-    return [0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True)]
-
-
 def _mask_tensor(x: Tensor) -> tuple[int, ...]:
     """Address and strides of batch, head, query and key, of lengths [B], ids [B, L] or flags [B, H, L, S]."""
-    strides = _strides(x)
+    strides = strides_of(x)
     if len(strides) == 1:
         return (x.data_ptr(), *strides, 0, 0, 0)
     if len(strides) == 2:  # for queries and keys alike: each reads along its own axis
@@ -149,7 +144,7 @@ def _mask_tensor(x: Tensor) -> tuple[int, ...]:
 
 
 def _bias(bias: Tensor, buckets: Tensor | None, queries: int) -> tuple[tuple[int, ...], object]:
-    strides = _strides(bias)
+    strides = strides_of(bias)
     if bias.dim() == 4:
         return (bias.data_ptr(), *strides, 0), bias
     batch, head, step = strides
@@ -174,7 +169,7 @@ def _bias_gradient(grad: Tensor, buckets: Tensor | None) -> tuple[int, tuple[int
     """BiasForm's number; address, strides of batch, head, query and key, length of the vector."""
     if grad.numel() == 0:  # not wanted, or of no queries or keys
         return 0, _NO_BIAS[0]
-    strides = _strides(grad)
+    strides = strides_of(grad)
     if grad.dim() == 4:
         form = 1 if grad.shape[2] > 1 else 2
         return form, (grad.data_ptr(), *strides, grad.shape[3])

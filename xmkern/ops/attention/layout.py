@@ -1,4 +1,4 @@
-"""The memory order of what attention returns: heads innermost where the input has them so."""
+"""How tensors of attention lie in memory: what it returns has heads innermost where the input has them so."""
 
 import torch
 from torch import Tensor
@@ -18,3 +18,8 @@ def empty_like_query(query: Tensor, depth: int) -> Tensor:
     if query.stride(3) == 1 and query.stride(1) < query.stride(2):
         return query.new_empty((batch, length, heads, depth)).transpose(1, 2)
     return query.new_empty((batch, heads, length, depth))
+
+
+def strides_of(x: Tensor) -> list[int]:
+    """Strides with 0 for the axes that do not vary."""
+    return [0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True)]

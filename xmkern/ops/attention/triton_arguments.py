@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xmkern.ops.attention.layout import strides_of
+from xmkern.ops.attention.program import TENSOR_OPERANDS, Code, instructions
+
 FAR = 1 << 29  # lengths stay below it, so that sums of two positions fit in 32 bits
-_OPERANDS = {0: 0, 1: 0, 2: 2, 3: 1, 4: 7, 5: 2, 6: 1}  # of the mask's instructions, by code
 
 
 @dataclass(frozen=True)
@@ -175,20 +177,16 @@ def lower_mask(mask: list[int], tensors: list[Tensor]) -> LoweredMask:
     program: list[int] = []
     numbers: list[int] = []
     lowered: list[Tensor] = []
-    at = 0
-    while at < len(mask):
-        code = mask[at]
-        operands = mask[at + 1 : at + 1 + _OPERANDS[code]]
-        at += 1 + _OPERANDS[code]
+    for code, operands in instructions(mask):
         program += [code, len(numbers), len(lowered)]
-        if code == 2:
+        if code == Code.BAND:
             numbers += [_clip(x) for x in operands]
-        elif code == 4:
+        elif code == Code.GRID:
             text, height, width, *bounds = operands
             numbers += [_clip(text), _clip(text + height * width), max(1, _clip(width)), *map(_clip, bounds)]
-        elif code >= 3:
+        elif code in TENSOR_OPERANDS:
             used = [tensors[t] for t in operands]
-            if code == 6:  # and which keys some query sees
+            if code == Code.DENSE:  # and which keys some query sees
                 flags = used[0]
                 used.append(flags if flags.shape[1] == flags.shape[2] == 1 else flags.any((1, 2), keepdim=True))
             lowered += used
@@ -243,11 +241,6 @@ def operand(x: Tensor, unit: int) -> tuple[Any, ...]:
 
 def dense(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
-
-
-def strides_of(x: Tensor) -> list[int]:
-    """Strides with 0 for the axes that do not vary."""
-    return [0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True)]
 
 
 def power_of_two(x: int) -> int:
