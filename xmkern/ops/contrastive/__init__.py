@@ -1,5 +1,11 @@
 """Contrastive losses: reductions of a matrix of similarities over its rows and columns, the matrix never formed."""
 
-from xmkern.ops.contrastive.op import Pairs, Reduced, reduce_similarities
+from xmkern.ops.contrastive.op import (
+    Pairs,
+    Reduced,
+    reduce_similarities,
+    similarity_reduce,
+    similarity_reduce_backward,
+)
 
-__all__ = ["Pairs", "Reduced", "reduce_similarities"]
+__all__ = ["Pairs", "Reduced", "reduce_similarities", "similarity_reduce", "similarity_reduce_backward"]

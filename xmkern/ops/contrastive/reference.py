@@ -43,12 +43,14 @@ def similarity_reduce(
 
     All but ``"maximum"`` and the counts have a gradient.
     """
-    z = _logits(x, y, x_scale, y_scale, bias)
+    with torch.autocast(x.device.type, enabled=False):  # the dtypes are settled before an operator is called
+        z = (x @ y.mT).to(x_scale.dtype) * x_scale[:, None] * y_scale + bias
     positive, hidden = _sorts(z, x_ids, y_ids, x_groups, y_groups, relevance)
     rows = _reduce(z, positive, hidden, x_offset, kind)
-    if not columns:
-        return (*rows, *(part[:0] for part in rows))
-    return (*rows, *_reduce(z.mT, positive.mT, hidden.mT, y_offset, kind))
+    if columns:
+        return *rows, *_reduce(z.mT, positive.mT, hidden.mT, y_offset, kind)
+    value, pull, count = rows
+    return value, pull, count, value.new_empty(0), pull.new_empty(0), count.new_empty(0)
 
 
 def _reduce(
@@ -102,19 +104,20 @@ def similarity_reduce_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """-> gradients of x, y, x_scale, y_scale and bias. ``row_value`` and its like are the forward's, or, when the rows
     and columns are parts of longer ones, those of the whole."""
-    products = (x @ y.mT).to(x_scale.dtype)
-    z = products * x_scale[:, None] * y_scale + bias
-    positive, hidden = _sorts(z, x_ids, y_ids, x_groups, y_groups, relevance)
-    grad = _slopes(z, positive, hidden, x_offset, row_value, row_positive, grad_row_value, grad_row_positive, kind)
-    if columns:
-        grad = grad + _slopes(
-            z.mT, positive.mT, hidden.mT, y_offset, column_value, column_positive,
-            grad_column_value, grad_column_positive, kind,
-        ).mT  # fmt: skip
-    grad_products = (grad * x_scale[:, None] * y_scale).to(x.dtype)
-    grad_x_scale = (grad * products * y_scale).sum(1)
-    grad_y_scale = (grad * products * x_scale[:, None]).sum(0)
-    return grad_products @ y, grad_products.mT @ x, grad_x_scale, grad_y_scale, grad.sum()
+    with torch.autocast(x.device.type, enabled=False):
+        products = (x @ y.mT).to(x_scale.dtype)
+        z = products * x_scale[:, None] * y_scale + bias
+        positive, hidden = _sorts(z, x_ids, y_ids, x_groups, y_groups, relevance)
+        grad = _slopes(z, positive, hidden, x_offset, row_value, row_positive, grad_row_value, grad_row_positive, kind)
+        if columns:
+            grad = grad + _slopes(
+                z.mT, positive.mT, hidden.mT, y_offset, column_value, column_positive,
+                grad_column_value, grad_column_positive, kind,
+            ).mT  # fmt: skip
+        grad_products = (grad * x_scale[:, None] * y_scale).to(x.dtype)
+        grad_x_scale = (grad * products * y_scale).sum(1)
+        grad_y_scale = (grad * products * x_scale[:, None]).sum(0)
+        return grad_products @ y, grad_products.mT @ x, grad_x_scale, grad_y_scale, grad.sum()
 
 
 def _slopes(
@@ -146,11 +149,7 @@ def _slopes(
 
 def _weights(z: Tensor, lse: Tensor) -> Tensor:
     """exp(z - lse) of each row; zero in a row of nothing, whose lse is -inf."""
-    return torch.where(lse == -torch.inf, 0, (z - lse[:, None].clamp(min=torch.finfo(z.dtype).min)).exp().T).T
-
-
-def _logits(x: Tensor, y: Tensor, x_scale: Tensor, y_scale: Tensor, bias: Tensor) -> Tensor:
-    return (x @ y.mT).to(x_scale.dtype) * x_scale[:, None] * y_scale + bias
+    return (z - lse.masked_fill(lse == -torch.inf, torch.inf)[:, None]).exp()
 
 
 def _sorts(
