@@ -41,16 +41,17 @@ const KernelTable<Kernel> kernels = {{&baseline::contrastive_kernel}};
 // tasks share a group or a strip, so that each adds to the totals of both without a lock, and in an order that does not
 // depend on the number of threads.
 template <class Task>
-void walk(const Problem& p, int64_t strip, int64_t workspace_bytes, int threads, const Task& task) {
-  constexpr int64_t most_groups = 64;
-  const int64_t blocks = ceil_div(p.x.count, block_rows), strips = ceil_div(p.y.count, strip);
-  const int64_t group = ceil_div(blocks, most_groups) * block_rows, groups = ceil_div(p.x.count, group);
+void walk(const Problem& p, int64_t workspace_bytes, int threads, const Task& task) {
+  // Groups of few blocks make many tasks, of many blocks make the most of a strip that was packed.
+  const int64_t blocks = ceil_div(p.x.count, block_rows), strips = ceil_div(p.y.count, strip_columns);
+  const int64_t group_blocks = std::max(std::min<int64_t>(4, ceil_div(blocks, 8)), ceil_div(blocks, 64));
+  const int64_t groups = ceil_div(blocks, group_blocks), group = ceil_div(p.x.count, groups);
   const int64_t tasks = std::min(groups, strips), rounds = std::max(groups, strips);
   for (int64_t round = 0; round < rounds && tasks > 0; ++round) {
     parallel_for(tasks, threads, [&](int64_t i) {
       const int64_t row = (groups <= strips ? i : (i + round) % groups) * group;
-      const int64_t column = (groups <= strips ? (i + round) % strips : i) * strip;
-      task(Part{row, std::min(row + group, p.x.count), column, std::min(column + strip, p.y.count),
+      const int64_t column = (groups <= strips ? (i + round) % strips : i) * strip_columns;
+      task(Part{row, std::min(row + group, p.x.count), column, std::min(column + strip_columns, p.y.count),
                 Scratch::get(static_cast<size_t>(workspace_bytes))});
     });
   }
@@ -97,7 +98,7 @@ void forward(const Problem& p, const Totals& rows, const Totals& columns, int th
   begin(p, p.x.count, row_totals);
   begin(p, column_count, column_totals);
   const Kernel& kernel = kernels.pick();
-  walk(p, forward_columns, kernel.forward_workspace(p), threads,
+  walk(p, kernel.forward_workspace(p), threads,
        [&](const Part& part) { kernel.forward(p, row_totals, column_totals, part); });
   finish(p, p.x.count, row_totals);
   finish(p, column_count, column_totals);
@@ -105,8 +106,7 @@ void forward(const Problem& p, const Totals& rows, const Totals& columns, int th
 
 void backward(const Problem& p, const Gradients& g, int threads) {
   const Kernel& kernel = kernels.pick();
-  walk(p, backward_columns, kernel.backward_workspace(p), threads,
-       [&](const Part& part) { kernel.backward(p, g, part); });
+  walk(p, kernel.backward_workspace(p), threads, [&](const Part& part) { kernel.backward(p, g, part); });
 }
 
 }  // namespace contrastive

@@ -14,11 +14,17 @@ int64_t shared_workspace(const Problem& p, int64_t columns) {
   return blocks * block_size + panel_block + p.depth * round_up(columns, lanes);
 }
 
-int64_t forward_workspace(const Problem& p) { return 4 * (shared_workspace(p, contrastive::forward_columns) + 64); }
+int64_t forward_workspace(const Problem& p) { return 4 * (shared_workspace(p, contrastive::strip_columns) + 64); }
 
 int64_t backward_workspace(const Problem& p) {
-  const int64_t columns = contrastive::backward_columns, depth = round_up(p.depth, lanes);
+  const int64_t columns = contrastive::strip_columns, depth = round_up(p.depth, lanes);
   return 4 * (shared_workspace(p, columns) + block_size + (block_rows + columns) * depth + 96);
+}
+
+// Blocks as equal as whole groups of rows in registers allow: a short last block would waste what was packed for it.
+int64_t rows_a_block(const Part& part) {
+  const int64_t rows = part.row_end - part.row_begin, blocks = (rows + block_rows - 1) / block_rows;
+  return round_up((rows + blocks - 1) / blocks, max_rows);
 }
 
 template <class Arithmetic, Dtype dtype>
@@ -32,8 +38,9 @@ void forward_of(const Problem& p, const Totals& rows, const Totals& columns, con
   const auto packed = memory.panels<Arithmetic>(p.depth, strip.count);
   pack_columns<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, packed, panel_block);
   StripTotals strip_totals(p, strip, columns);
-  for (int64_t row = part.row_begin; row < part.row_end; row += block_rows) {
-    const int64_t count = lesser(block_rows, part.row_end - row);
+  const int64_t block = rows_a_block(part);
+  for (int64_t row = part.row_begin; row < part.row_end; row += block) {
+    const int64_t count = lesser(block, part.row_end - row);
     load_rows<Arithmetic, dtype>(p.x, p.depth, row, count, blocks);
     multiply_tile<Arithmetic>(blocks, count, packed, tile);
     reduce(p, strip, row, count, tile, rows, strip_totals);
@@ -74,8 +81,9 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part) {
   StripSlopes strip_slopes(p, strip, g.columns);
   const int64_t depth = round_up(p.depth, 16);
   float* grad_y = g.columns.grad + strip.begin * depth;
-  for (int64_t row = part.row_begin; row < part.row_end; row += block_rows) {
-    const int64_t count = lesser(block_rows, part.row_end - row);
+  const int64_t block = rows_a_block(part);
+  for (int64_t row = part.row_begin; row < part.row_end; row += block) {
+    const int64_t count = lesser(block, part.row_end - row);
     load_rows<Arithmetic, dtype>(p.x, p.depth, row, count, blocks);
     pack_rows<Arithmetic, dtype>(p.x, p.depth, row, count, x_rows);
     multiply_tile<Arithmetic>(blocks, count, packed, tile);

@@ -5,10 +5,9 @@
 
 namespace xmkern::contrastive {
 
-// Rows are taken in blocks, columns in strips; sizes are such that what a block needs lies in the second-level cache.
-inline constexpr int64_t block_rows = 128;
-inline constexpr int64_t forward_columns = 256;
-inline constexpr int64_t backward_columns = 128;
+// Rows are taken in blocks, columns in strips.
+inline constexpr int64_t block_rows = 144;
+inline constexpr int64_t strip_columns = 256;
 
 // The columns are at most a strip. `workspace` holds as many bytes as the kernel asks for, on a cache line.
 struct Part {

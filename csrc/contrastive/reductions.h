@@ -63,12 +63,12 @@ inline void add_positives(const Problem& p, uint32_t bits, Floats z, int64_t row
   });
 }
 
-// Log-sum-exps, online (Milakov & Gimelshein 2018) in both directions: the peaks of the tile first, then the powers
-// below them.
+// Log-sum-exps, online (Milakov & Gimelshein 2018) in both directions: the peaks first, then the powers below them, one
+// power a pair for its row and its column where the peaks are near.
 template <Kind kind>
 inline void reduce_exponential(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,
                                const Totals& totals, StripTotals& columns) {
-  float row_peaks[block_rows], column_peaks[max_columns], shifts[max_columns];
+  float row_peaks[block_rows], column_peaks[max_columns], shifts[max_columns], factors[max_columns];
   for (int64_t c = 0; c < strip.width && p.columns; c += lanes) store(column_peaks + c, load(columns.value + c));
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = row_begin + r;
@@ -86,22 +86,37 @@ inline void reduce_exponential(const Problem& p, const Strip& strip, int64_t row
     }
     row_peaks[r] = largest(peak);
   }
-  // Where nothing is visible yet, any finite reference gives powers of zero.
+  Range range;
+  for (int64_t r = 0; r < rows; ++r) range.add(row_peaks[r]);
+  for (int64_t c = 0; c < strip.count && p.columns; ++c) range.add(column_peaks[c]);
+  const bool shared = p.columns && range.narrow();
+  const Floats tile_shift = splat(range.high);
   for (int64_t c = 0; c < strip.width && p.columns; c += lanes) {
+    // Where nothing is visible yet, any finite reference gives powers of zero.
     const Floats peak = load(column_peaks + c), shift = peak == -infinity ? Floats{} : peak;
     store(columns.sum + c, load(columns.sum + c) * exponential(load(columns.value + c) - shift));
     store(columns.value + c, peak);
     store(shifts + c, shift);
+    if (shared) store(factors + c, peak == -infinity ? Floats{} : exponential(tile_shift - shift));
   }
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = row_begin + r;
     const float* line = tile + r * stride;
     const float peak = row_peaks[r], shift = peak == -infinity ? 0.0f : peak;
     Floats total{};
-    for (int64_t c = 0; c < strip.width; c += lanes) {
-      const Floats z = load(line + c);
-      total += exponential(z - shift);
-      if (p.columns) store(columns.sum + c, load(columns.sum + c) + exponential(z - load(shifts + c)));
+    if (shared) {
+      for (int64_t c = 0; c < strip.width; c += lanes) {
+        const Floats power = exponential(load(line + c) - tile_shift);
+        total += power;
+        store(columns.sum + c, load(columns.sum + c) + power * load(factors + c));
+      }
+      total *= exponential(tile_shift - shift);
+    } else {
+      for (int64_t c = 0; c < strip.width; c += lanes) {
+        const Floats z = load(line + c);
+        total += exponential(z - shift);
+        if (p.columns) store(columns.sum + c, load(columns.sum + c) + exponential(z - load(shifts + c)));
+      }
     }
     totals.sum[row] = totals.sum[row] * exponential(splat(totals.value[row] - shift))[0] + sum(total);
     totals.value[row] = peak;

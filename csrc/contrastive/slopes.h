@@ -13,6 +13,7 @@ using contrastive::Slopes;
 struct StripSlopes {
   float value[max_columns], positive[max_columns], grad_value[max_columns], grad_positive[max_columns];
   float offset[max_columns], grad_scale[max_columns];
+  float weight[max_columns];  // of a tile whose powers share one shift
 
   StripSlopes(const Problem& p, const Strip& strip, const Slopes& from) {
     for (int64_t c = 0; c < strip.width; c += lanes) xmkern::XMKERN_CAPABILITY::store(grad_scale + c, Floats{});
@@ -41,10 +42,37 @@ struct RowSlopes {
         offset(p.x.offset ? p.x.offset[row] : 0.0f) {}
 };
 
+inline constexpr bool exponential_kind(Kind kind) { return kind == Kind::logsumexp || kind == Kind::mil; }
+
+// One shift for all powers of a tile, with the weights of its columns to match: exp(z - value) of row and column, times
+// their gradients, are then one power times the sum of two weights.
+struct SharedShift {
+  bool possible = false;
+  float shift = 0.0f;
+
+  template <Kind kind>
+  static SharedShift of(const Problem& p, const Slopes& from, const Strip& strip, int64_t row_begin, int64_t rows,
+                        StripSlopes& columns) {
+    if (!exponential_kind(kind) || !p.columns) return {};
+    Range range;
+    for (int64_t r = row_begin; r < row_begin + rows; ++r) range.add(from.value[r]);
+    for (int64_t c = 0; c < strip.count; ++c) range.add(columns.value[c]);
+    if (!range.narrow()) return {};
+    const SharedShift shared{true, range.low + (range.high - range.low) * 0.5f};
+    for (int64_t c = 0; c < strip.width; c += lanes)
+      store(columns.weight + c, shared.weight(load(columns.value + c), load(columns.grad_value + c)));
+    return shared;
+  }
+
+  Floats weight(Floats value, Floats grad) const {
+    return value == -infinity ? Floats{} : grad * exponential(shift - value);
+  }
+};
+
 // Of `lanes` pairs: the slopes of the row's reduction and, with `columns`, of the columns', each times its gradient.
 template <Kind kind>
 inline Floats slopes_of(const RowSlopes& row, const StripSlopes& strip, int64_t c, bool columns, Sorts sorts,
-                        Floats z) {
+                        const SharedShift& shared, Floats row_weight, Floats z) {
   const Floats push = splat(row.grad_value);
   if constexpr (kind == Kind::softplus) {
     const Floats both = columns ? push + load(strip.grad_value + c) : push;
@@ -59,8 +87,13 @@ inline Floats slopes_of(const RowSlopes& row, const StripSlopes& strip, int64_t 
     }
     return select(sorts.positive, pull, slopes);
   } else {
-    Floats slopes = push * exponential(z - row.value);
-    if (columns) slopes += load(strip.grad_value + c) * exponential(z - load(strip.value + c));
+    Floats slopes;
+    if (shared.possible) {
+      slopes = exponential(z - shared.shift) * (row_weight + load(strip.weight + c));
+    } else {
+      slopes = push * exponential(z - row.value);
+      if (columns) slopes += load(strip.grad_value + c) * exponential(z - load(strip.value + c));
+    }
     if (!sorts.positive) return slopes;
     Floats pull = splat(row.grad_positive);
     if constexpr (kind == Kind::mil) pull *= exponential(z - row.positive);
@@ -77,17 +110,20 @@ inline Floats slopes_of(const RowSlopes& row, const StripSlopes& strip, int64_t 
 template <Kind kind>
 inline void differentiate(const Problem& p, const Gradients& g, const Strip& strip, int64_t row_begin, int64_t rows,
                           float* tile, StripSlopes& columns) {
+  const auto shared = SharedShift::of<kind>(p, g.rows, strip, row_begin, rows, columns);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = row_begin + r;
     const RowSlopes own(p, g.rows, row);
     const float scale = p.x.scale[row];
     float* line = tile + r * stride;
+    const Floats row_weight = shared.weight(splat(own.value), splat(own.grad_value));
     Floats grad_scale{}, grad_bias{};
     for (int64_t c = 0; c < strip.width; c += lanes) {
       const Floats products = load(line + c), column_scale = load(strip.scale + c);
       const Sorts sorts = sorts_of(p, strip, row, c);
       const Floats z = logits(p, strip, scale, c, products);
-      const Floats grad = select(sorts.visible, slopes_of<kind>(own, columns, c, p.columns, sorts, z), Floats{});
+      const Floats grad =
+          select(sorts.visible, slopes_of<kind>(own, columns, c, p.columns, sorts, shared, row_weight, z), Floats{});
       grad_bias += grad;
       const Floats down = grad * column_scale;
       grad_scale += down * products;

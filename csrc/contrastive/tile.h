@@ -58,11 +58,11 @@ inline Floats load_some(const void* data, int64_t i, int64_t left) {
   return load(some);
 }
 
-// Rows as rows of a right operand.
+// Rows as rows of a right operand: row by row, since what is read in order comes from memory in time.
 template <class Arithmetic, Dtype dtype>
 inline void pack_rows(const Side& side, int64_t depth, int64_t begin, int64_t rows, const Panels<float>& out) {
-  for (int64_t column = 0; column < out.columns; column += panel_width)
-    for (int64_t r = 0; r < rows; ++r)
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t column = 0; column < out.columns; column += panel_width)
       for (int64_t c = column; c < column + out.width(column); c += lanes)
         store(out.at(r, column) + c - column, load_some<dtype>(side.data, (begin + r) * side.stride + c, depth - c));
 }
@@ -78,8 +78,8 @@ inline void pack_rows(const Side& side, int64_t depth, int64_t begin, int64_t ro
     const auto there = static_cast<__mmask16>((1u << left) - 1);
     return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from + r * side.stride + c)));
   };
-  for (int64_t column = 0; column < out.columns; column += panel_width)
-    for (int64_t r = 0; r < rows; r += 2)
+  for (int64_t r = 0; r < rows; r += 2)
+    for (int64_t column = 0; column < out.columns; column += panel_width)
       for (int64_t c = column; c < column + out.width(column); c += lanes)
         store(out.at(r / 2, column) + c - column, halves(r, c) | halves(r + 1, c) << 16);
 }
@@ -107,13 +107,15 @@ class Memory {
   float* at_;
 };
 
-// The products of a block of rows and a strip of columns, as a block.
+// The products of a block of rows and a strip of columns, as a block. Sums are taken over `run` units at a time: one
+// long sum of each would have twice the rounding error.
 template <class Arithmetic>
 inline void multiply_tile(const typename Arithmetic::Unit* rows, int64_t count,
                           const Panels<typename Arithmetic::Unit>& columns, float* tile) {
-  for (int64_t step = 0; step < columns.steps; step += block_units)
-    multiply<Arithmetic, false>(rows + step / block_units * block_size, count, columns, step,
-                                lesser(block_units, columns.steps - step), 0, columns.columns, tile, stride, step > 0);
+  constexpr int64_t run = 128;
+  for (int64_t step = 0; step < columns.steps; step += run)
+    multiply<Arithmetic, false>(rows + step / block_units * block_size + step % block_units, count, columns, step,
+                                lesser(run, columns.steps - step), 0, columns.columns, tile, stride, step > 0);
 }
 
 // What a tile needs to know of its columns, padded to whole vectors.

@@ -71,7 +71,11 @@ template <class Arithmetic, int Rows, int Vectors, bool Transposed>
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = Floats{};
+    for (int v = 0; v < Vectors; ++v) {
+      sums[r][v] = Floats{};
+      // What is added to at the end is on its way meanwhile.
+      __builtin_prefetch(c + r * c_stride + v * lanes, 1);
+    }
   for (int64_t k = 0; k < steps; ++k) {
     decltype(load(b)) columns[Vectors];
 #pragma GCC unroll 2

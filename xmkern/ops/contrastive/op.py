@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from xmkern.ops.contrastive import reference
+from xmkern.ops.contrastive import cpu, reference
 from xmkern.ops.registry import Backend, Op
 
-_LAUNCHERS: dict[str, ModuleType] = {}
+_LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
 
 
 class Pairs(NamedTuple):
