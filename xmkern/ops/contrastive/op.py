@@ -10,7 +10,7 @@ from torch import Tensor
 from xmkern.ops.contrastive import cpu, reference
 from xmkern.ops.registry import Backend, Op
 
-_LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
+LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
 
 
 class Pairs(NamedTuple):
@@ -47,7 +47,7 @@ class Reduced(NamedTuple):
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
     """The launchers that have a function of this name, and the reference."""
-    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in _LAUNCHERS.items() if hasattr(own, name)]
+    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in LAUNCHERS.items() if hasattr(own, name)]
     return [*fast, Backend("reference", getattr(reference, name))]
 
 
