@@ -54,6 +54,7 @@ sanitize: setup
 	  -DXMKERN_NATIVE_TESTS=ON -DXMKERN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitize
 	build/sanitize/test_attention
+	build/sanitize/test_contrastive
 	build/sanitize/test_hamming
 
 clean:
