@@ -43,16 +43,17 @@ const KernelTable<Kernel> kernels = {{&baseline::contrastive_kernel}};
 template <class Task>
 void walk(const Problem& p, int64_t workspace_bytes, int threads, const Task& task) {
   if (p.x.count == 0 || p.y.count == 0) return;
-  // Groups of few blocks make many tasks, of many blocks make the most of a strip that was packed.
-  const int64_t blocks = ceil_div(p.x.count, block_rows), strips = ceil_div(p.y.count, strip_columns);
-  const int64_t group_blocks = std::max(std::min<int64_t>(4, ceil_div(blocks, 8)), ceil_div(blocks, 64));
+  // Many groups and strips make many tasks; larger ones make the most of what was packed.
+  const int64_t strip = std::clamp<int64_t>(ceil_div(ceil_div(p.y.count, 8), 32) * 32, 96, strip_columns);
+  const int64_t blocks = ceil_div(p.x.count, block_rows), strips = ceil_div(p.y.count, strip);
+  const int64_t group_blocks = std::max(std::min<int64_t>(2, ceil_div(blocks, 8)), ceil_div(blocks, 32));
   const int64_t groups = ceil_div(blocks, group_blocks), group = ceil_div(p.x.count, groups);
   const int64_t tasks = std::min(groups, strips), rounds = std::max(groups, strips);
   for (int64_t round = 0; round < rounds; ++round) {
     parallel_for(tasks, threads, [&](int64_t i) {
       const int64_t row = (groups <= strips ? i : (i + round) % groups) * group;
-      const int64_t column = (groups <= strips ? (i + round) % strips : i) * strip_columns;
-      task(Part{row, std::min(row + group, p.x.count), column, std::min(column + strip_columns, p.y.count),
+      const int64_t column = (groups <= strips ? (i + round) % strips : i) * strip;
+      task(Part{row, std::min(row + group, p.x.count), column, std::min(column + strip, p.y.count),
                 Scratch::get(static_cast<size_t>(workspace_bytes))});
     });
   }

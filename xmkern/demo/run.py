@@ -92,8 +92,8 @@ def run(folder: Path, recipe: Recipe, console: Console, data: emoji.EmojiSet | N
     )
     step_note = (
         f"Forward and backward of InfoNCE with several positives, both ways, of {len(pairs):,} pictures and their "
-        f"English names at once, {SIZE} numbers each. {torch.get_num_threads()} threads; median of 5 alternated rounds; "
-        "memory: how far the process grows."
+        f"English names at once, {SIZE} numbers each. {torch.get_num_threads()} threads; median of 5 alternated "
+        "rounds; memory: how far the process grows."
     )
     _print(console, "a step of the contrastive loss", *report.step_cells(steps))
     console.print(step_note, style="dim")
