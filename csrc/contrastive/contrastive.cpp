@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 #include "contrastive/kernels.h"
 #include "core/capability.h"
@@ -85,6 +87,34 @@ void finish(const Problem& p, int64_t count, const Totals& totals) {
   }
 }
 
+// What is found of one side on the way to a loss, and the loss's slopes.
+struct SideLosses {
+  std::vector<float> value, positive, grad_value, grad_positive;
+  std::vector<int64_t> count;
+
+  explicit SideLosses(int64_t size) : count(static_cast<size_t>(size)) {
+    for (auto* each : {&value, &positive, &grad_value, &grad_positive}) each->resize(count.size());
+  }
+
+  Totals totals() { return {value.data(), positive.data(), count.data(), nullptr, nullptr}; }
+  void serve(Slopes& slopes) const {
+    slopes.value = value.data(), slopes.positive = positive.data();
+    slopes.grad_value = grad_value.data(), slopes.grad_positive = grad_positive.data();
+  }
+
+  // The sum over what has positives of log-sum-exp less their mean.
+  double cross_entropy() {
+    double total = 0;
+    for (size_t i = 0; i < count.size(); ++i) {
+      if (count[i] == 0) continue;
+      const float share = 1.0f / static_cast<float>(count[i]);
+      total += static_cast<double>(value[i]) - static_cast<double>(positive[i]) * share;
+      grad_value[i] = 1.0f, grad_positive[i] = -share;
+    }
+    return total;
+  }
+};
+
 }  // namespace
 
 void forward(const Problem& p, const Totals& rows, const Totals& columns, int threads) {
@@ -108,7 +138,28 @@ void forward(const Problem& p, const Totals& rows, const Totals& columns, int th
 
 void backward(const Problem& p, const Gradients& g, int threads) {
   const Kernel& kernel = kernels.pick();
-  walk(p, kernel.backward_workspace(p), threads, [&](const Part& part) { kernel.backward(p, g, part); });
+  walk(p, kernel.backward_workspace(p), threads, [&](const Part& part) { kernel.backward(p, g, nullptr, part); });
+}
+
+double loss(const Problem& problem, const Gradients& gradients, int threads) {
+  Problem p = problem;
+  Gradients g = gradients;
+  SideLosses rows(p.x.count), columns(p.columns ? p.y.count : 0);
+  rows.serve(g.rows), columns.serve(g.columns);
+  if (p.kind == Kind::softplus) {  // its slopes need nothing but the logits
+    std::fill(rows.grad_value.begin(), rows.grad_value.end(), 1.0f);
+    const Totals totals = rows.totals();
+    const Kernel& kernel = kernels.pick();
+    walk(p, kernel.backward_workspace(p), threads, [&](const Part& part) { kernel.backward(p, g, &totals, part); });
+    return std::accumulate(rows.value.begin(), rows.value.end(), 0.0);
+  }
+  p.products_stride = ceil_div(p.y.count, 16) * 16;
+  p.products =
+      static_cast<float*>(Scratch::get<Scratch::of_call>(static_cast<size_t>(4 * p.x.count * p.products_stride)));
+  forward(p, rows.totals(), columns.totals(), threads);
+  const double sum = rows.cross_entropy() + columns.cross_entropy();
+  backward(p, g, threads);
+  return sum;
 }
 
 }  // namespace contrastive
