@@ -89,7 +89,9 @@ inline void reduce_exponential(const Problem& p, const Strip& strip, int64_t row
   Range range;
   for (int64_t r = 0; r < rows; ++r) range.add(row_peaks[r]);
   for (int64_t c = 0; c < strip.count && p.columns; ++c) range.add(column_peaks[c]);
-  const bool shared = p.columns && range.narrow();
+  // Where few pairs are seen, a sum may be of one power, which is 1 and has to be: the loss is 0.
+  const bool many = rows >= lanes && strip.count >= lanes && !p.x.groups;
+  const bool shared = p.columns && many && range.narrow();
   const Floats tile_shift = splat(range.high);
   for (int64_t c = 0; c < strip.width && p.columns; c += lanes) {
     // Where nothing is visible yet, any finite reference gives powers of zero.
