@@ -23,6 +23,7 @@ PUBLIC = {
         "biases",
         "cpu_capabilities",
         "cpu_capability",
+        "distributed",
         "functional",
         "masks",
         "nn",
@@ -49,7 +50,14 @@ PUBLIC = {
     },
     "xmkern.masks": {"Mask", "axial", "band", "causal", "dense", "key_lengths", "prefix", "segments"},
     "xmkern.biases": {"RelativeBias", "swin_buckets", "t5_buckets"},
-    "xmkern.nn": {"MultiheadAttention", "TransformerDecoderLayer", "TransformerEncoderLayer"},
+    "xmkern.distributed": {"info_nce", "sigmoid_contrastive"},
+    "xmkern.nn": {
+        "ClipLoss",
+        "MultiheadAttention",
+        "SigLipLoss",
+        "TransformerDecoderLayer",
+        "TransformerEncoderLayer",
+    },
     "xmkern.testing": {"assert_matches_reference", "each_capability", "strategies", "threads"},
 }
 
@@ -140,7 +148,7 @@ def test_native_sources_know_neither_torch_nor_python():
 
 
 def test_imports_run_one_way():
-    order = ["native", "ops", "masks", "biases", "_functional", "functional", "nn", "models"]
+    order = ["native", "ops", "masks", "biases", "_functional", "functional", "distributed", "nn", "models"]
     for level, name in enumerate(order):
         for path in [*ROOT.glob(f"xmkern/{name}.py"), *ROOT.glob(f"xmkern/{name}/**/*.py")]:
             for node in ast.walk(ast.parse(path.read_text())):

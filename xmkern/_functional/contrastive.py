@@ -1,5 +1,6 @@
 """The public contrastive losses of pairs: a row has one column of its own."""
 
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
@@ -17,8 +18,10 @@ from xmkern._functional.similarities import (
     number,
     operands,
     reduced,
+    without_autocast,
 )
 from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
+from xmkern.ops.contrastive.op import distinct, graded
 
 _Reduction = Literal["mean", "sum", "none"]
 
@@ -153,11 +156,41 @@ def _with_negatives(lse: Tensor, more: Operands | None, backend: str) -> Tensor:
 
 
 def _mean_logits(matrix: Operands, more: Operands | None) -> Tensor:
-    """[B]: the mean of each row, which is its product with the mean of the columns"""
+    """[B]: the mean of each row of both"""
     parts = [matrix] if more is None else [matrix, more]
     total = sum(part.y.shape[0] for part in parts)
-    centre = sum(part.y.mT @ (part.y_scale / total).to(part.y.dtype) for part in parts)
-    return matrix.x_scale * (matrix.x @ centre) + matrix.bias
+    call: Callable[..., Tensor] = _WeightedLogits.apply if graded(*matrix, *(more or ())) else _weighted_logits
+    return matrix.bias + sum(call(*distinct(part.x, part.y, part.x_scale, part.y_scale / total)) for part in parts)
+
+
+def _weighted_logits(x: Tensor, y: Tensor, x_scale: Tensor, weights: Tensor) -> Tensor:
+    """The sum of weights[j] * x_scale[i] * <x[i], y[j]> over j: the product with one weighted sum of the columns."""
+    with without_autocast(x):
+        return (x.to(weights.dtype) @ (weights @ y.to(weights.dtype))) * x_scale
+
+
+class _WeightedLogits(torch.autograd.Function):
+    """What autograd would do too, but for copies of x and y in float32, which it would keep."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return _weighted_logits(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, y, x_scale, weights = ctx.saved_tensors
+        wide_x, wide_y, slope = x.to(grad.dtype), y.to(grad.dtype), grad * x_scale
+        with without_autocast(x):
+            centre, grad_centre = weights @ wide_y, slope @ wide_x
+            grads_of_scales = grad * (wide_x @ centre), wide_y @ grad_centre
+        grads = torch.outer(slope, centre).to(x.dtype), torch.outer(weights, grad_centre).to(y.dtype)
+        return *grads, *grads_of_scales
 
 
 def sigmoid_contrastive(

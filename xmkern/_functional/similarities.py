@@ -1,6 +1,6 @@
 """What the calls over a matrix of similarities share: their operands, labels and ids, and how a loss is reduced."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +62,10 @@ def autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind))
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
@@ -84,8 +88,7 @@ def inverse_norms(x: Tensor, normalize: bool) -> Tensor:
     """What the rows of x are multiplied with: [B], ones unless ``normalize``"""
     if not normalize:
         return x.new_ones(x.shape[0], dtype=wide_dtype(x))
-    # Autocast would make a float32 copy of x.
-    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):  # which would make a float32 copy of x
         return 1 / torch.linalg.vector_norm(x, dim=1, dtype=wide_dtype(x)).clamp_min(_NORM_EPS)
 
 

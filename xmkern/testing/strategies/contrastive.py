@@ -1,8 +1,9 @@
 """Arguments of contrastive losses: sizes about the edges of tiles, labels, classes, scales, layouts.
 
 Where a loss jumps, as a margin's gradient does and a greatest rival, similarities are drawn such that they are exact in
-every dtype: products of small integers. Where a gradient would be zero but for rounding, and eager PyTorch's by luck
-without, the log-sum-exps are asked for too, or sizes are at least two.
+every dtype: products of small integers. Where a loss or a gradient would be zero but for rounding, and eager PyTorch's
+by luck without, as of a row that has one column, or one that outweighs all others, sizes are larger, or the
+log-sum-exps are asked for too.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,9 @@ _EDGES = [1, 15, 16, 17, 47, 48, 49, 63, 64, 65, 127, 128, 129, 255, 256, 257, 3
 _depths = st.one_of(st.integers(2, 20), st.sampled_from([1, 64, 100, 512, 515]))
 _dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 _reductions = st.sampled_from(["mean", "sum", "none"])
+
+
+_several = st.one_of(st.just(0), st.integers(2, 5), st.sampled_from(_EDGES[1:]))
 
 
 def _sizes(least: int = 0) -> st.SearchStrategy[int]:
@@ -58,6 +62,9 @@ class _Draw:
             return value
         return torch.tensor(value, requires_grad=self.graded)
 
+    def logit_scale(self, *sizes: int) -> float | Tensor:
+        return self.number(1.0, 14.3, *([100.0] if min(sizes) >= 16 else []))
+
     def integers(self, most: int, *size: int) -> Tensor:
         return torch.randint(0, most, size, generator=self.generator)
 
@@ -74,8 +81,8 @@ class _Draw:
 def info_nce(draw: Callable[..., Any]) -> Inputs:
     """Both directions or one, offsets and left-out rows, queues, smoothed labels."""
     own = _Draw(draw)
-    B, D, symmetric = own(_sizes()), own(_depths), own(st.booleans())
-    N = B if symmetric else own(_sizes())
+    N, D, symmetric = own(_several), own(_depths), own(st.booleans())
+    B = N if symmetric else own(_sizes())
     labels: int | Tensor | None = own.labels(B, N)
     if symmetric:
         labels = own(st.sampled_from([None, torch.randperm(B, generator=own.generator)]))
@@ -85,7 +92,7 @@ def info_nce(draw: Callable[..., Any]) -> Inputs:
     return {
         "x": own.rows(B, D),
         "y": own.rows(N, D),
-        "logit_scale": own.number(1.0, 14.3, 100.0),
+        "logit_scale": own.logit_scale(B, N),
         "logit_bias": bias,
         "labels": labels,
         "negatives": tuple(queues) if symmetric else queues[0],
@@ -103,15 +110,18 @@ def multi_positive_info_nce(draw: Callable[..., Any]) -> Inputs:
     own = _Draw(draw)
     same_class = own(st.sampled_from(["positive", "hidden"]))
     reduction, symmetric = own(_reductions), own(st.booleans())
-    B, D = own(_sizes()), own(_depths)
-    N = B if same_class == "hidden" or (reduction == "none" and symmetric) else own(_sizes())
+    B, D = own(_several), own(_depths)
+    N = B if same_class == "hidden" or (reduction == "none" and symmetric) else own(_several)
     classes = own(st.sampled_from([1, 3, 40, 1000]))
+    x_ids = own.integers(classes, B)
+    if same_class == "hidden" and B:
+        x_ids[0] = classes  # alone
     return {
         "x": own.rows(B, D),
         "y": own.rows(N, D),
-        "logit_scale": own.number(1.0, 14.3, 100.0),
-        "x_ids": own.integers(classes, B),
-        "y_ids": own.integers(classes, N),
+        "logit_scale": own.logit_scale(B, N),
+        "x_ids": x_ids,
+        "y_ids": x_ids if same_class == "hidden" else own.integers(classes, N),
         "same_class": same_class,
         "symmetric": symmetric,
         "reduction": reduction,
@@ -134,7 +144,7 @@ def mil_nce(draw: Callable[..., Any]) -> Inputs:
     return {
         "x": own.rows(B, D),
         "y": own.rows(B * P, D),
-        "logit_scale": own.number(1.0, 14.3, 100.0),
+        "logit_scale": own.logit_scale(B),
         **ids,
         "denominator": denominator,
         "reduction": reduction,
