@@ -54,7 +54,9 @@ sanitize: setup
 	  -DXMKERN_NATIVE_TESTS=ON -DXMKERN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitize
 	build/sanitize/test_attention
+	build/sanitize/test_damsm
 	build/sanitize/test_hamming
+	build/sanitize/test_transport
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

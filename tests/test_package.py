@@ -30,10 +30,13 @@ PUBLIC = {
     },
     "xmkern.functional": {
         "attention",
+        "damsm_loss",
+        "damsm_scores",
         "hamming_distance",
         "hamming_range",
         "hamming_topk",
         "merge_attention",
+        "optimal_transport_alignment",
         "pack_bits",
         "scaled_dot_product_attention",
         "unpack_bits",
