@@ -55,7 +55,9 @@ sanitize: setup
 	cmake --build build/sanitize
 	build/sanitize/test_attention
 	build/sanitize/test_contrastive
+	build/sanitize/test_damsm
 	build/sanitize/test_hamming
+	build/sanitize/test_transport
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from xmkern.testing.strategies.contrastive import (
     sigmoid_contrastive,
     similarity_reduce,
 )
+from xmkern.testing.strategies.damsm import damsm_scores
 from xmkern.testing.strategies.hamming import (
     codes,
     hamming_distance,
@@ -23,11 +24,13 @@ from xmkern.testing.strategies.hamming import (
     pack_bits,
     unpack_bits,
 )
+from xmkern.testing.strategies.transport import optimal_transport_alignment
 
 __all__ = [
     "attention",
     "codes",
     "cosine_max_margin",
+    "damsm_scores",
     "distillation",
     "hamming_distance",
     "hamming_range",
@@ -37,6 +40,7 @@ __all__ = [
     "mask",
     "mil_nce",
     "multi_positive_info_nce",
+    "optimal_transport_alignment",
     "pack_bits",
     "ranking_loss",
     "sigmoid_contrastive",

@@ -1,0 +1,245 @@
+// What forward and backward share: matrices in blocks of columns, words and regions packed for products, and the two
+// softmaxes. For kernel sources (see core/capability.h).
+#pragma once
+
+#include "core/product.h"
+#include "damsm/kernels.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+namespace {
+
+using damsm::Captions;
+using damsm::Group;
+using damsm::Problem;
+
+inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t whole_vectors(int64_t count) { return round_up(count, lanes); }
+
+// Columns cut into blocks that `stride` has room for, all but the last of one width, in whole panels.
+struct Cut {
+  int64_t columns, blocks, width;
+
+  explicit Cut(int64_t count) : columns(count) {
+    blocks = count > max_columns ? (count + max_columns - 1) / max_columns : 1;
+    width = round_up((count + blocks - 1) / blocks, panel_width);
+  }
+  int64_t begin(int64_t block) const { return block * width; }
+  int64_t size(int64_t block) const { return lesser(width, columns - block * width); }
+};
+
+// A matrix block by block; the rows of a block lie `stride` units apart.
+template <class Unit>
+struct Blocks {
+  Unit* data;
+  int64_t rows;
+  Cut cut;
+
+  static int64_t size(int64_t rows, const Cut& cut) { return rows * cut.blocks * stride; }
+  Unit* at(int64_t block, int64_t row = 0) const { return data + (block * rows + row) * stride; }
+  // `steps` rows of a block as the right side of a product.
+  Panels<Unit> panels(int64_t block, int64_t steps) const {
+    return {at(block), steps, whole_vectors(cut.size(block)), true};
+  }
+  // Calls f with each vector's block and column, and which of its lanes hold columns of the matrix.
+  template <class F>
+  void for_vectors(F&& f) const {
+    for (int64_t block = 0; block < cut.blocks; ++block)
+      for (int64_t column = 0, size = cut.size(block); column < size; column += lanes)
+        f(block, column, column + lanes <= size ? ~0u : (1u << (size - column)) - 1);
+  }
+};
+
+// Hands out a workspace piece by piece; of one at address 0, only what is taken counts.
+class Pieces {
+ public:
+  explicit Pieces(const void* memory) : begin_(reinterpret_cast<uintptr_t>(memory)), at_(begin_) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    const uintptr_t begin = at_;
+    at_ += static_cast<uintptr_t>(round_up(count * 4, 64));
+    return reinterpret_cast<T*>(begin);
+  }
+  template <class Unit>
+  Blocks<Unit> blocks(int64_t rows, const Cut& cut) {
+    return {take<Unit>(Blocks<Unit>::size(rows, cut)), rows, cut};
+  }
+  int64_t taken() const { return static_cast<int64_t>(at_ - begin_); }
+
+ private:
+  uintptr_t begin_, at_;
+};
+
+// The words of a group: rows of a left side; pairs of rows, if units hold two numbers, of a right side; and norms.
+template <class Arithmetic>
+struct Words {
+  using Unit = typename Arithmetic::Unit;
+
+  Blocks<Unit> rows, pairs;
+  float* norms;
+
+  Words(const Problem& p, int64_t most_rows, Pieces& memory)
+      : rows(memory.blocks<Unit>(most_rows, Cut(p.depth))), pairs(rows) {
+    if constexpr (Arithmetic::numbers > 1) pairs = memory.blocks<Unit>(units<Arithmetic>(most_rows), rows.cut);
+    norms = memory.take<float>(most_rows);
+  }
+};
+
+template <class Arithmetic>
+Words<Arithmetic> words_of(const Problem& p, const Captions& captions, int64_t group) {
+  Pieces memory(captions.packed + group * captions.bytes);
+  return {p, captions.most_rows, memory};
+}
+
+// Numbers of a row of words, `lanes` at a time.
+inline Floats load_numbers(const float* row, int64_t column) { return load(row + column); }
+inline Floats load_numbers(const uint32_t* row, int64_t column) { return load_floats<Dtype::bfloat16>(row, column); }
+
+// A product in passes over some of its steps, as equal as can be. What a pass reads of a panel then stays in the
+// first-level cache from one group of rows to the next, and a sum in parts rounds less than a long one.
+template <class Arithmetic>
+inline void add_product(const typename Arithmetic::Unit* left, int64_t rows,
+                        const Panels<typename Arithmetic::Unit>& right, int64_t step, int64_t steps,
+                        int64_t column_begin, int64_t column_end, float* out, int64_t out_stride, bool add) {
+  constexpr int64_t most = 64;
+  const int64_t passes = steps > most ? (steps + most - 1) / most : 1;
+  for (int64_t i = 0; i < passes; ++i) {
+    const int64_t begin = i * steps / passes, end = (i + 1) * steps / passes;
+    multiply<Arithmetic, false>(left + begin, rows, right, step + begin, end - begin, column_begin, column_end, out,
+                                out_stride, add || i > 0);
+  }
+}
+
+// The regions of one image, packed both ways: columns of a right side (`across`, one set of panels per block of depth),
+// and rows of one (`along`, likewise).
+template <class Arithmetic>
+struct Regions {
+  using Unit = typename Arithmetic::Unit;
+
+  Cut depth, cut;
+  Unit *across_data, *along_data;
+  Blocks<Unit> chunk;  // a few regions as they come
+
+  Regions(const Problem& p, Pieces& memory)
+      : depth(p.depth),
+        cut(p.regions),
+        across_data(memory.take<Unit>(depth.blocks * units<Arithmetic>(depth.width) * whole_vectors(p.regions))),
+        along_data(memory.take<Unit>(depth.blocks * depth.width * units<Arithmetic>(p.regions))),
+        chunk(memory.blocks<Unit>(panel_width, depth)) {}
+
+  Panels<Unit> across(int64_t block) const {
+    const int64_t columns = whole_vectors(cut.columns);
+    return {across_data + block * units<Arithmetic>(depth.width) * columns, units<Arithmetic>(depth.size(block)),
+            columns};
+  }
+  Panels<Unit> along(int64_t block) const {
+    const int64_t steps = units<Arithmetic>(cut.columns);
+    return {along_data + block * depth.width * steps, steps, whole_vectors(depth.size(block))};
+  }
+
+  // Calls f with the first and the number of some regions, which are then in `chunk`.
+  template <Dtype dtype, class F>
+  void for_chunks(const Problem& p, int64_t image, F&& f) const {
+    for (int64_t region = 0; region < p.regions; region += panel_width) {
+      const int64_t count = lesser(panel_width, p.regions - region);
+      const auto* from =
+          static_cast<const char*>(p.region.data) + (image * p.region.item + region * p.region.row) * size_of(dtype);
+      for (int64_t block = 0; block < depth.blocks; ++block)
+        load_block<dtype>(from + depth.begin(block) * size_of(dtype), p.region.row, count, depth.size(block),
+                          chunk.at(block));
+      f(region, count);
+    }
+  }
+
+  template <Dtype dtype>
+  void pack_image(const Problem& p, int64_t image) const {
+    for_chunks<dtype>(p, image, [&](int64_t region, int64_t count) {
+      for (int64_t block = 0; block < depth.blocks; ++block) {
+        pack(chunk.at(block), count, along(block), region / Arithmetic::numbers);
+        pack_transposed(chunk.at(block), count, across(block), region);
+      }
+    });
+  }
+
+  // Rows times the transposed regions: their scores.
+  void score(const Blocks<Unit>& left, int64_t rows, const Blocks<float>& out) const {
+    for (int64_t to = 0; to < cut.blocks; ++to) {
+      const int64_t begin = cut.begin(to), end = begin + whole_vectors(cut.size(to));
+      for (int64_t block = 0; block < depth.blocks; ++block)
+        add_product<Arithmetic>(left.at(block), rows, across(block), 0, across(block).steps, begin, end, out.at(to),
+                                stride, block > 0);
+    }
+  }
+
+  // Rows of numbers, one for each region, times the regions, in one block of depth.
+  void combine(const Blocks<Unit>& left, int64_t rows, int64_t block, float* out, int64_t out_stride, bool add) const {
+    times(left, rows, along(block), out, out_stride, add);
+  }
+
+  // Rows of numbers, one for each region, times what has a row for each region.
+  void times(const Blocks<Unit>& left, int64_t rows, const Panels<Unit>& right, float* out, int64_t out_stride,
+             bool add) const {
+    for (int64_t from = 0; from < cut.blocks; ++from)
+      add_product<Arithmetic>(left.at(from), rows, right, cut.begin(from) / Arithmetic::numbers,
+                              units<Arithmetic>(cut.size(from)), 0, right.columns, out, out_stride, add || from > 0);
+  }
+};
+
+// The scores of one caption's words, `words` rows from `row` on, to each region's shares among them: softmax down the
+// columns.
+inline void share_regions(const Blocks<float>& scores, int64_t row, int64_t words, const Blocks<float>& shares) {
+  scores.for_vectors([&](int64_t block, int64_t column, uint32_t) {
+    const float* from = scores.at(block, row) + column;
+    float* to = shares.at(block, row) + column;
+    Floats most = load(from), total{};
+    for (int64_t t = 1; t < words; ++t) most = larger(load(from + t * stride), most);
+    for (int64_t t = 0; t < words; ++t) {
+      const Floats power = exp2((load(from + t * stride) - most) * log2_e);
+      total += power;
+      store(to + t * stride, power);
+    }
+    const Floats scale = 1.0f / total;
+    for (int64_t t = 0; t < words; ++t) store(to + t * stride, load(to + t * stride) * scale);
+  });
+}
+
+// The shares of one word to exp(gamma1 * share), less the greatest, and zeros behind the last region; returns their
+// sum.
+inline float weigh_regions(const Blocks<float>& shares, int64_t row, float gamma1, const Blocks<float>& weights) {
+  const Floats lowest = splat(-infinity);
+  Floats most = lowest, total{};
+  shares.for_vectors([&](int64_t block, int64_t column, uint32_t there) {
+    most = larger(select(there, load(shares.at(block, row) + column) * gamma1, lowest), most);
+  });
+  const float shift = largest(most);
+  shares.for_vectors([&](int64_t block, int64_t column, uint32_t there) {
+    const Floats power = exp2((load(shares.at(block, row) + column) * gamma1 - shift) * log2_e);
+    const Floats weight = select(there, power, Floats{});
+    total += weight;
+    store(weights.at(block, row) + column, weight);
+  });
+  return sum(total);
+}
+
+// A row to units; `out` may be the same memory.
+template <class Unit>
+inline void narrow_row(const Blocks<float>& from, int64_t row, const Blocks<Unit>& out) {
+  for (int64_t block = 0; block < from.cut.blocks; ++block)
+    narrow(from.at(block, row), whole_vectors(from.cut.size(block)), out.at(block, row));
+}
+
+template <class Unit>
+inline Blocks<Unit> as_units(const Blocks<float>& x) {
+  return {reinterpret_cast<Unit*>(x.data), x.rows, x.cut};
+}
+
+// Calls f with each caption of a group, the first of its rows, and their number.
+template <class F>
+inline void for_captions(const Problem& p, const Group& group, F&& f) {
+  int64_t row = 0;
+  for (int64_t caption = group.caption_begin; caption < group.caption_end; row += p.lengths[caption++])
+    f(caption, row, p.lengths[caption]);
+}
+
+}  // namespace
+}  // namespace xmkern::XMKERN_CAPABILITY
