@@ -37,5 +37,6 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def("set_capability", &set_capability);
   bind_attention(module);
   bind_hamming(module);
+  bind_late_interaction(module);
   bind_mih(module);
 }
