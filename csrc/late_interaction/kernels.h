@@ -8,9 +8,9 @@ namespace xmkern::late_interaction {
 // The tokens of one side that are not hidden, listed sample by sample.
 struct Tokens {
   const void* data;
-  int64_t samples, tokens;
+  int64_t samples, tokens, sample_stride, token_stride;
   const int64_t* begin;   // [samples + 1]: where in the lists a sample begins
-  const uint32_t* place;   // which token of its sample
+  const uint32_t* place;  // which token of its sample
   const int64_t* offset;  // where its numbers begin
 
   int64_t count(int64_t sample) const { return begin[sample + 1] - begin[sample]; }
@@ -42,7 +42,7 @@ struct Gradient {
 };
 
 // Numbers of a token whose gradients are summed at a time.
-inline constexpr int64_t slice = 64;
+inline constexpr int64_t slice = 256;
 
 struct BackwardKernel {
   int64_t (*workspace)(const Gradient&, int64_t samples);

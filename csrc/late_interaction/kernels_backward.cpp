@@ -1,5 +1,6 @@
-// Gradients: each token adds to itself the tokens that it won, and what it won gets it added, times the gradient of the
-// pair's score. A task owns some tokens and a slice of their numbers. Compiled once per instruction set (see
+// Gradients: a token gets those that it won, and those that won it, each times the gradient of the pair's score. So the
+// gradient of a sample's tokens is a sparse matrix times the other side's tokens: it is listed row by row for some
+// samples of the other side at a time, and rows are summed up in registers. Compiled once per instruction set (see
 // core/capability.h): no standard-library code in here.
 #include "core/product.h"
 #include "late_interaction/kernels.h"
@@ -12,100 +13,152 @@ using late_interaction::slice;
 using late_interaction::Tokens;
 using late_interaction::with_winners;
 
-// Samples whose slices are read again and again, so that they stay in the second-level cache.
-int64_t samples_a_chunk(const Tokens& tokens) {
-  const int64_t fit = 1024 / (tokens.tokens < 1 ? 1 : tokens.tokens);
-  return fit < 1 ? 1 : fit;
-}
+#if defined(__AVX512F__)
+inline constexpr int max_vectors = 16;
+#else
+inline constexpr int max_vectors = 8;
+#endif
+
+// An element of the sparse matrix.
+struct Entry {
+  int64_t offset;  // of the other token's numbers
+  float weight;
+};
+
+struct Workspace {
+  float* sums;  // [own tokens, slice]
+  Entry* entries;
+  int32_t* ends;  // [tokens + 1]: ends[i + 1] is where the entries of token i end
+
+  Workspace(const Gradient& g, int64_t samples, void* memory) {
+    entries = static_cast<Entry*>(memory);
+    sums = reinterpret_cast<float*>(entries + round_up(entry_count(g), 4));
+    ends = reinterpret_cast<int32_t*>(sums + samples * g.own.tokens * slice);
+  }
+
+  // Samples of the other side that are listed at a time: what stays in the second-level cache.
+  static int64_t samples_a_list(const Gradient& g) {
+    const int64_t fit = (g.dtype == Dtype::float32 ? 256 : 512) / (g.other.tokens < 1 ? 1 : g.other.tokens);
+    return fit < 1 ? 1 : fit;
+  }
+  static int64_t entry_count(const Gradient& g) { return samples_a_list(g) * (g.own.tokens + g.other.tokens); }
+};
 
 int64_t workspace(const Gradient& g, int64_t samples) {
-  return 4 * slice * (samples * g.own.tokens + samples_a_chunk(g.other) * g.other.tokens);
+  const auto entries = round_up(Workspace::entry_count(g), 4) * static_cast<int64_t>(sizeof(Entry));
+  return entries + 4 * (samples * g.own.tokens * slice + g.own.tokens + 1);
 }
 
-template <Dtype dtype>
-inline void load_slice(const void* data, int64_t at, int64_t width, float* out) {
-  int64_t c = 0;
-  for (; c + lanes <= width; c += lanes) store(out + c, load_floats<dtype>(data, at + c));
-  if (c == slice) return;
-  for (int64_t rest = c; rest < slice; rest += lanes) store(out + rest, Floats{});
-  for (; c < width; ++c) out[c] = load_float<dtype>(data, at + c);
+// The gradient of a pair's score as the weight of each of the tokens that it is the mean, or sum, of.
+inline float weight_of(const Gradient& g, const float* scores, int64_t pair, int64_t own_count, int64_t other_count,
+                       int64_t count) {
+  if (scores == nullptr || own_count == 0 || other_count == 0) return 0;
+  return g.mean ? scores[pair] / static_cast<float>(count) : scores[pair];
 }
 
-template <Dtype dtype>
-inline void store_slice(void* data, int64_t at, int64_t width, const float* from) {
-  int64_t c = 0;
-  for (; c + lanes <= width; c += lanes) store_floats<dtype>(data, at + c, load(from + c));
-  for (; c < width; ++c) store_float<dtype>(data, at + c, from[c]);
-}
-
-inline void add(float* to, Floats weight, const float* from) {
-#pragma GCC unroll 16
-  for (int64_t c = 0; c < slice; c += lanes) store(to + c, load(to + c) + weight * load(from + c));
-}
-
-// The gradient of a score as a weight of each of the tokens that it is the mean, or sum, of.
-inline float weight_of(const Gradient& g, float grad, int64_t count) {
-  return g.mean ? grad / static_cast<float>(count) : grad;
-}
-
-// Adds to the tokens of one sample what one of the other side gives them.
-template <class OwnWinner, class OtherWinner>
-void add_pair(const Gradient& g, int64_t own, int64_t other, const OwnWinner* own_winners,
-              const OtherWinner* other_winners, float* sums, const float* others) {
-  const int64_t pair = own * g.own_stride + other * g.other_stride;
-  const int64_t own_count = g.own.count(own), other_count = g.other.count(other);
-  if (own_count == 0 || other_count == 0) return;
-  if (const float grad = g.own_scores.scores ? g.own_scores.scores[pair] : 0.0f; grad != 0.0f) {
-    const Floats weight = splat(weight_of(g, grad, own_count));
-    const OwnWinner* won = own_winners + pair * g.own.tokens;
-    for (int64_t i = g.own.begin[own]; i < g.own.begin[own + 1]; ++i) {
-      const int64_t token = g.own.place[i];
-      add(sums + token * slice, weight, others + static_cast<int64_t>(won[token]) * slice);
-    }
-  }
-  if (const float grad = g.other_scores.scores ? g.other_scores.scores[pair] : 0.0f; grad != 0.0f) {
-    const Floats weight = splat(weight_of(g, grad, other_count));
-    const OtherWinner* won = other_winners + pair * g.other.tokens;
-    for (int64_t i = g.other.begin[other]; i < g.other.begin[other + 1]; ++i) {
-      const int64_t token = g.other.place[i];
-      add(sums + static_cast<int64_t>(won[token]) * slice, weight, others + token * slice);
-    }
-  }
-}
-
-template <Dtype dtype>
-void run(const Gradient& g, int64_t own_begin, int64_t own_end, int64_t column, float* memory) {
-  const int64_t width = g.depth - column < slice ? g.depth - column : slice;
-  const int64_t own_tokens = (own_end - own_begin) * g.own.tokens;
-  float *sums = memory, *others = memory + own_tokens * slice;
-  for (int64_t i = 0; i < own_tokens * slice; i += lanes) store(sums + i, Floats{});
-  const int64_t chunk = samples_a_chunk(g.other);
-  for (int64_t begin = 0; begin < g.other.samples; begin += chunk) {
-    const int64_t end = begin + chunk < g.other.samples ? begin + chunk : g.other.samples;
-    for (int64_t other = begin; other < end; ++other)
-      for (int64_t i = g.other.begin[other]; i < g.other.begin[other + 1]; ++i)
-        load_slice<dtype>(g.other.data, g.other.offset[i] + column, width,
-                          others + ((other - begin) * g.other.tokens + g.other.place[i]) * slice);
-    with_winners(g.own_scores.winners, g.other.tokens, [&](const auto* own_winners) {
-      with_winners(g.other_scores.winners, g.own.tokens, [&](const auto* other_winners) {
-        for (int64_t own = own_begin; own < own_end; ++own)
-          for (int64_t other = begin; other < end; ++other)
-            add_pair(g, own, other, own_winners, other_winners, sums + (own - own_begin) * g.own.tokens * slice,
-                     others + (other - begin) * g.other.tokens * slice);
-      });
+// Calls f(own token, other sample, other token, weight) for all elements of the rows of sample `own` in the columns of
+// other samples.
+template <class F>
+inline void for_entries(const Gradient& g, int64_t own, int64_t other_begin, int64_t other_end, F&& f) {
+  const int64_t own_count = g.own.count(own);
+  with_winners(g.own_scores.winners, g.other.tokens, [&](const auto* own_winners) {
+    with_winners(g.other_scores.winners, g.own.tokens, [&](const auto* other_winners) {
+      for (int64_t other = other_begin; other < other_end; ++other) {
+        const int64_t pair = own * g.own_stride + other * g.other_stride, count = g.other.count(other);
+        if (const float weight = weight_of(g, g.own_scores.scores, pair, own_count, count, own_count); weight != 0) {
+          const auto* won = own_winners + pair * g.own.tokens;
+          for (int64_t i = 0; i < own_count; ++i) {
+            const int64_t token = g.own.place[g.own.begin[own] + i];
+            f(token, other, static_cast<int64_t>(won[token]), weight);
+          }
+        }
+        if (const float weight = weight_of(g, g.other_scores.scores, pair, own_count, count, count); weight != 0) {
+          const auto* won = other_winners + pair * g.other.tokens;
+          for (int64_t i = 0; i < count; ++i) {
+            const int64_t token = g.other.place[g.other.begin[other] + i];
+            f(static_cast<int64_t>(won[token]), other, token, weight);
+          }
+        }
+      }
     });
+  });
+}
+
+// Lists the entries, sorted by own token.
+void list(const Gradient& g, int64_t own, int64_t other_begin, int64_t other_end, const Workspace& w) {
+  for (int64_t i = 0; i <= g.own.tokens; ++i) w.ends[i] = 0;
+  for_entries(g, own, other_begin, other_end, [&](int64_t token, int64_t, int64_t, float) { ++w.ends[token + 1]; });
+  int32_t begin = 0;  // of each token, in the place of its end
+  for (int64_t i = 0; i < g.own.tokens; ++i) {
+    const int32_t count = w.ends[i + 1];
+    w.ends[i + 1] = begin, begin += count;
+  }
+  for_entries(g, own, other_begin, other_end, [&](int64_t token, int64_t sample, int64_t other, float weight) {
+    w.entries[w.ends[token + 1]++] = {sample * g.other.sample_stride + other * g.other.token_stride, weight};
+  });
+}
+
+// Adds rows times weights to `Vectors` vectors of a sum; `data` begins at the column.
+template <Dtype dtype, int Vectors>
+inline void add_rows(const void* data, const Entry* begin, const Entry* end, float* to) {
+  Floats sums[Vectors];
+#pragma GCC unroll 16
+  for (int v = 0; v < Vectors; ++v) sums[v] = load(to + v * lanes);
+  for (const Entry* entry = begin; entry < end; ++entry) {
+    const Floats weight = splat(entry->weight);
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) sums[v] += weight * load_floats<dtype>(data, entry->offset + v * lanes);
+  }
+#pragma GCC unroll 16
+  for (int v = 0; v < Vectors; ++v) store(to + v * lanes, sums[v]);
+}
+
+// The same for `width` numbers, at most `slice`: as many vectors at a time as the registers hold, then fewer.
+template <Dtype dtype, int Vectors = max_vectors>
+inline void add_slice(const char* data, const Entry* begin, const Entry* end, int64_t width, float* to) {
+  for (; width >= Vectors * lanes; width -= Vectors * lanes) {
+    add_rows<dtype, Vectors>(data, begin, end, to);
+    data += Vectors * lanes * size_of(dtype), to += Vectors * lanes;
+  }
+  if constexpr (Vectors > 1) {
+    add_slice<dtype, Vectors / 2>(data, begin, end, width, to);
+  } else {
+    for (const Entry* entry = begin; entry < end; ++entry)
+      for (int64_t c = 0; c < width; ++c) to[c] += entry->weight * load_float<dtype>(data, entry->offset + c);
+  }
+}
+
+template <Dtype dtype>
+void run(const Gradient& g, int64_t own_begin, int64_t own_end, int64_t column, const Workspace& w) {
+  const int64_t width = g.depth - column < slice ? g.depth - column : slice, step = Workspace::samples_a_list(g);
+  const auto* data = static_cast<const char*>(g.other.data) + column * size_of(dtype);
+  for (int64_t i = 0; i < (own_end - own_begin) * g.own.tokens * slice; i += lanes) store(w.sums + i, Floats{});
+  for (int64_t other = 0; other < g.other.samples; other += step) {
+    const int64_t other_end = other + step < g.other.samples ? other + step : g.other.samples;
+    for (int64_t own = own_begin; own < own_end; ++own) {
+      list(g, own, other, other_end, w);
+      float* sums = w.sums + (own - own_begin) * g.own.tokens * slice;
+      for (int64_t i = 0, begin = 0; i < g.own.tokens; ++i) {
+        const int64_t end = w.ends[i + 1];
+        if (end > begin) add_slice<dtype>(data, w.entries + begin, w.entries + end, width, sums + i * slice);
+        begin = end;
+      }
+    }
   }
   for (int64_t own = own_begin; own < own_end; ++own)
     for (int64_t i = g.own.begin[own]; i < g.own.begin[own + 1]; ++i) {
       const int64_t token = own * g.own.tokens + g.own.place[i];
-      store_slice<dtype>(g.out, token * g.depth + column, width, sums + (token - own_begin * g.own.tokens) * slice);
+      const float* from = w.sums + (token - own_begin * g.own.tokens) * slice;
+      const int64_t to = token * g.depth + column;
+      int64_t c = 0;
+      for (; c + lanes <= width; c += lanes) store_floats<dtype>(g.out, to + c, load(from + c));
+      for (; c < width; ++c) store_float<dtype>(g.out, to + c, from[c]);
     }
 }
 
 void backward(const Gradient& g, int64_t own_begin, int64_t own_end, int64_t column, void* memory) {
-  with_dtype(g.dtype, [&](auto type) {
-    run<decltype(type)::value>(g, own_begin, own_end, column, static_cast<float*>(memory));
-  });
+  const Workspace w(g, own_end - own_begin, memory);
+  with_dtype(g.dtype, [&](auto type) { run<decltype(type)::value>(g, own_begin, own_end, column, w); });
 }
 
 }  // namespace

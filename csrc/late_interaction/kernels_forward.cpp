@@ -13,6 +13,8 @@ using late_interaction::Call;
 using late_interaction::Tokens;
 using late_interaction::with_winners;
 
+inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // Bit i is set where lane i of a and b are equal.
 inline uint32_t equal(Floats a, Floats b) {
 #if defined(__AVX512F__)
@@ -179,7 +181,7 @@ struct Forward {
   void for_chunks(F&& f) const {
     constexpr int64_t numbers = int64_t{max_columns} * Arithmetic::numbers;
     for (int64_t k = 0; k < call.depth; k += numbers) {
-      const int64_t steps = units<Arithmetic>(call.depth - k < numbers ? call.depth - k : numbers);
+      const int64_t steps = units<Arithmetic>(lesser(call.depth - k, numbers));
       f(k / numbers, k,
         Panels<Unit>{w.panels + k / Arithmetic::numbers * w.products.columns, steps, w.products.columns});
     }
@@ -190,7 +192,7 @@ struct Forward {
     const int64_t left = call.depth - k, most = steps * Arithmetic::numbers;
     for (int64_t r = 0; r < count; ++r) {
       const auto* from = static_cast<const char*>(tokens.data) + (tokens.offset[begin + r] + k) * size_of(dtype);
-      load_block<dtype>(from, 0, 1, left < most ? left : most, block + r * stride);
+      load_block<dtype>(from, 0, 1, lesser(left, most), block + r * stride);
     }
   }
 
@@ -198,7 +200,7 @@ struct Forward {
     const int64_t begin = call.x.begin[x_begin], end = call.x.begin[x_end];
     for_chunks([&](int64_t, int64_t k, const Panels<Unit>& panels) {
       for (int64_t at = begin; at < end; at += panel_width) {
-        const int64_t count = end - at < panel_width ? end - at : panel_width;
+        const int64_t count = lesser(end - at, panel_width);
         load_tokens(call.x, at, count, k, panels.steps, w.block);
         pack_transposed(w.block, count, panels, at - begin);
       }

@@ -9,7 +9,7 @@
 #include "core/scratch.h"
 #include "late_interaction/kernels.h"
 
-#define XMKERN_LATE_INTERACTION_KERNELS                                \
+#define XMKERN_LATE_INTERACTION_KERNELS                                  \
   extern const late_interaction::ForwardKernel late_interaction_forward; \
   extern const late_interaction::BackwardKernel late_interaction_backward;
 
@@ -61,7 +61,8 @@ struct List {
       }
       begin.push_back(static_cast<int64_t>(place.size()));
     }
-    tokens = {side.data, side.samples, side.tokens, begin.data(), place.data(), offset.data()};
+    tokens = {side.data,         side.samples, side.tokens,  side.sample_stride,
+              side.token_stride, begin.data(), place.data(), offset.data()};
   }
 };
 
@@ -87,12 +88,13 @@ void forward(const Problem& p, const Scores& x, const Scores& y, int threads) {
   const ForwardKernel& kernel = forward_kernels.pick();
   // The columns' panels stay in the second-level cache; each task makes them anew, so it meets many rows.
   const int64_t bytes_a_column = std::max<int64_t>(p.depth * size_of(p.dtype), 1);
-  const auto bounds = groups_of(call.x, std::clamp<int64_t>((int64_t{1} << 19) / bytes_a_column, 64, 1024));
+  const auto bounds = groups_of(call.x, std::clamp<int64_t>((int64_t{3} << 18) / bytes_a_column, 64, 1024));
   const auto groups = static_cast<int64_t>(bounds.size()) - 1;
-  const int64_t possible = std::clamp<int64_t>(call.y.begin[p.y.samples] / 512, 1, p.y.samples);
+  const int64_t possible = std::clamp<int64_t>(call.y.begin[p.y.samples] / 1024, 1, p.y.samples);
   const int64_t parts = std::min(ceil_div(64, groups), possible);
   parallel_for(groups * parts, threads, [&](int64_t task) {
-    const int64_t begin = bounds[static_cast<size_t>(task / parts)], end = bounds[static_cast<size_t>(task / parts) + 1];
+    const int64_t begin = bounds[static_cast<size_t>(task / parts)],
+                  end = bounds[static_cast<size_t>(task / parts) + 1];
     const int64_t part = task % parts;
     const int64_t bytes = kernel.workspace(call, end - begin, call.x.begin[end] - call.x.begin[begin]);
     kernel.run(call, begin, end, part * p.y.samples / parts, (part + 1) * p.y.samples / parts,
@@ -109,10 +111,11 @@ void backward(const Problem& p, const Scores& x, const Scores& y, void* grad_x, 
   };
   const int64_t slices = ceil_div(p.depth, slice);
   for (const Gradient& g : gradients) {
-    const int64_t most = std::max<int64_t>(1024 / std::max<int64_t>(g.own.tokens, 1), 1);
+    const int64_t most = std::max<int64_t>(256 / std::max<int64_t>(g.own.tokens, 1), 1);
     const int64_t parts = ceil_div(g.own.samples, most);
     parallel_for(parts * slices, threads, [&](int64_t task) {
-      const int64_t part = task / slices, begin = part * g.own.samples / parts, end = (part + 1) * g.own.samples / parts;
+      const int64_t part = task / slices, begin = part * g.own.samples / parts,
+                    end = (part + 1) * g.own.samples / parts;
       kernel.run(g, begin, end, task % slices * slice,
                  Scratch::get(static_cast<size_t>(kernel.workspace(g, end - begin))));
     });
