@@ -5,15 +5,29 @@ Every call takes ``backend``: ``"auto"`` picks the fastest that can serve it; a 
 """
 
 from xmkern._functional.attention import attention, merge_attention, scaled_dot_product_attention
+from xmkern._functional.contrastive import info_nce, sigmoid_contrastive
+from xmkern._functional.distillation import distillation
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
+from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
+from xmkern._functional.multi_positive import mil_nce, multi_positive_info_nce
+from xmkern._functional.ranking import ranking_loss
 
 __all__ = [
     "attention",
+    "bitwise_max_margin",
+    "cosine_max_margin",
+    "distillation",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
+    "hash_likelihood",
+    "info_nce",
     "merge_attention",
+    "mil_nce",
+    "multi_positive_info_nce",
     "pack_bits",
+    "ranking_loss",
     "scaled_dot_product_attention",
+    "sigmoid_contrastive",
     "unpack_bits",
 ]

@@ -132,7 +132,7 @@ template <class Arithmetic>
 struct Workspace {
   using Unit = typename Arithmetic::Unit;
 
-  Unit *block, *panels;
+  Unit *block, *panels;  // block: of columns to pack, then of rows
   Products products;
   double* totals;  // over the tokens of y, for each sample of x
 
@@ -144,7 +144,7 @@ struct Workspace {
       return begin;
     };
     products.columns = round_up(tokens, lanes), products.stride = row_stride(tokens);
-    block = reinterpret_cast<Unit*>(take(block_size(call)));
+    block = reinterpret_cast<Unit*>(take(panel_width * stride));
     panels = reinterpret_cast<Unit*>(take(units<Arithmetic>(call.depth) * products.columns));
     products.data = take(max_rows * products.stride);
     products.most = take(products.stride);
@@ -152,20 +152,15 @@ struct Workspace {
     totals = reinterpret_cast<double*>(take(2 * samples));
   }
 
-  // With room for a vector that begins at the last column, and an odd number of cache lines, so that rows don't meet in
-  // the same cache set.
+  // With room for a vector that begins at the last column; an odd number of cache lines, so that rows don't meet in the
+  // same cache set.
   static int64_t row_stride(int64_t tokens) { return round_up(tokens + 2 * lanes, 32) + 16; }
-  // A block of rows for each chunk of the inner axis, or one to pack from.
-  static int64_t block_size(const Call& call) {
-    return round_up(call.depth, max_columns) / max_columns * max_rows * stride + panel_width * stride;
-  }
 };
 
 // Enough for any arithmetic.
 int64_t workspace(const Call& call, int64_t samples, int64_t tokens) {
-  using W = Workspace<Single>;
-  return 4 * (W::block_size(call) + (call.depth * round_up(tokens, lanes)) + (max_rows + 2) * W::row_stride(tokens) +
-              2 * samples + 6 * 16);
+  const int64_t rows = (max_rows + 2) * Workspace<Single>::row_stride(tokens);
+  return 4 * (panel_width * stride + call.depth * round_up(tokens, lanes) + rows + 2 * samples + 6 * 16);
 }
 
 template <class Arithmetic, Dtype dtype>
@@ -176,35 +171,32 @@ struct Forward {
   int64_t x_begin, x_end;
   Workspace<Arithmetic> w;
 
-  // Calls f(number of the chunk, first number, panels) for each chunk of the inner axis: as much as fills a block.
+  Panels<Unit> panels() const { return {w.panels, units<Arithmetic>(call.depth), w.products.columns}; }
+
+  // Calls f(first step, number of steps) for each chunk of the inner axis, as much as fills a block.
   template <class F>
   void for_chunks(F&& f) const {
-    constexpr int64_t numbers = int64_t{max_columns} * Arithmetic::numbers;
-    for (int64_t k = 0; k < call.depth; k += numbers) {
-      const int64_t steps = units<Arithmetic>(lesser(call.depth - k, numbers));
-      f(k / numbers, k,
-        Panels<Unit>{w.panels + k / Arithmetic::numbers * w.products.columns, steps, w.products.columns});
-    }
+    const int64_t steps = units<Arithmetic>(call.depth);
+    for (int64_t step = 0; step < steps; step += max_columns) f(step, lesser(steps - step, max_columns));
   }
 
-  // Some tokens of a list, from their number k on, to rows of a block.
-  void load_tokens(const Tokens& tokens, int64_t begin, int64_t count, int64_t k, int64_t steps, Unit* block) const {
-    const int64_t left = call.depth - k, most = steps * Arithmetic::numbers;
+  // Some tokens of a list, a chunk of each, to rows of a block.
+  void load_tokens(const Tokens& tokens, int64_t begin, int64_t count, int64_t step, int64_t steps, Unit* block) const {
+    const int64_t k = step * Arithmetic::numbers, numbers = lesser(call.depth - k, steps * Arithmetic::numbers);
     for (int64_t r = 0; r < count; ++r) {
       const auto* from = static_cast<const char*>(tokens.data) + (tokens.offset[begin + r] + k) * size_of(dtype);
-      load_block<dtype>(from, 0, 1, lesser(left, most), block + r * stride);
+      load_block<dtype>(from, 0, 1, numbers, block + r * stride);
     }
   }
 
   void pack_columns() const {
     const int64_t begin = call.x.begin[x_begin], end = call.x.begin[x_end];
-    for_chunks([&](int64_t, int64_t k, const Panels<Unit>& panels) {
-      for (int64_t at = begin; at < end; at += panel_width) {
+    for (int64_t at = begin; at < end; at += panel_width)
+      for_chunks([&](int64_t step, int64_t steps) {
         const int64_t count = lesser(end - at, panel_width);
-        load_tokens(call.x, at, count, k, panels.steps, w.block);
-        pack_transposed(w.block, count, panels, at - begin);
-      }
-    });
+        load_tokens(call.x, at, count, step, steps, w.block);
+        pack_transposed(w.block, count, panels(), at - begin, step, steps);
+      });
   }
 
   // The largest of each row over the columns of each sample of x; the rows are the tokens `place` of sample `y`.
@@ -231,11 +223,10 @@ struct Forward {
       // As equal as can be: few rows would leave the multipliers waiting for each other.
       w.products.rows = (block + 1) * count / blocks - row;
       const uint32_t* place = call.y.place + call.y.begin[y] + row;
-      for_chunks([&](int64_t number, int64_t k, const Panels<Unit>& panels) {
-        Unit* rows = w.block + number * max_rows * stride;
-        load_tokens(call.y, call.y.begin[y] + row, w.products.rows, k, panels.steps, rows);
-        multiply<Arithmetic, false>(rows, w.products.rows, panels, 0, panels.steps, 0, panels.columns, w.products.data,
-                                    w.products.stride, number > 0);
+      for_chunks([&](int64_t step, int64_t steps) {
+        load_tokens(call.y, call.y.begin[y] + row, w.products.rows, step, steps, w.block);
+        multiply<Arithmetic, false>(w.block, w.products.rows, panels(), step, steps, 0, w.products.columns,
+                                    w.products.data, w.products.stride, step > 0);
       });
       const bool nan = reduce_columns(w.products, place, row == 0);
       if (nan) prefer_nan(w.products, place);

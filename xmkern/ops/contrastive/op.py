@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from xmkern.ops.contrastive import reference
+from xmkern.ops.contrastive import cpu, reference
 from xmkern.ops.registry import Backend, Op
 
-_LAUNCHERS: dict[str, ModuleType] = {}
+LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
 
 
 class Pairs(NamedTuple):
@@ -18,8 +18,8 @@ class Pairs(NamedTuple):
 
     x_ids int64 [B] and y_ids int64 [N], or relevance bool [B, N]: positive where ids are equal, or where it is True.
     x_groups int64 [B] and y_groups int64 [N]: hidden where equal, unless positive.
-    x_offset [B] and y_offset [N]: for ``"hinge"``, in the dtype of the scales: the margin minus the logit of the row's,
-    or the column's, one positive pair.
+    x_offset [B] and y_offset [N], in the dtype of the scales: for ``"margin"`` the margin, for ``"hinge"`` the margin
+    minus the logit of the row's, or the column's, one positive pair. y_offset only where columns are reduced.
     """
 
     x_ids: Tensor | None = None
@@ -47,7 +47,7 @@ class Reduced(NamedTuple):
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
     """The launchers that have a function of this name, and the reference."""
-    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in _LAUNCHERS.items() if hasattr(own, name)]
+    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in LAUNCHERS.items() if hasattr(own, name)]
     return [*fast, Backend("reference", getattr(reference, name))]
 
 
@@ -188,7 +188,7 @@ def reduce_similarities(
         y: [N, D], of the dtype of x.
         x_scale: [B]; y_scale [N]; bias []: float32, or float64 where x is.
         pairs: which pairs are positive, and which are hidden.
-        kind: ``"logsumexp"``, ``"mil"``, ``"softplus"``, ``"hinge"`` or ``"maximum"``: see
+        kind: ``"logsumexp"``, ``"mil"``, ``"softplus"``, ``"hinge"``, ``"margin"`` or ``"maximum"``: see
             ``reference.similarity_reduce``.
         columns: whether to reduce the columns too; else what is returned for them has no elements.
         backend: as in ``xmkern.functional``.

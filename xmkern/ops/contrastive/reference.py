@@ -10,7 +10,7 @@ The matrix of logits is ``z[i, j] = x_scale[i] * y_scale[j] * <x[i], y[j]> + bia
 import torch
 from torch import Tensor
 
-KINDS = ("logsumexp", "mil", "softplus", "hinge", "maximum")
+KINDS = ("logsumexp", "mil", "softplus", "hinge", "maximum", "margin")  # the order is that of the kernels
 
 
 def similarity_reduce(
@@ -38,6 +38,8 @@ def similarity_reduce(
     ``"mil"``             log sum exp z                       log sum exp z over positives   positives
     ``"softplus"``        sum softplus(-z if positive else z) 0                              positives
     ``"hinge"``           sum relu(z + offset) of negatives   sum of z over positives        z + offset > 0
+    ``"margin"``          sum relu(offset - z if positive     0                              positives
+                          else offset + z)
     ``"maximum"``         max of z over negatives             sum of z over positives        its place, or -1
     ====================  ==================================  =============================  ============
 
@@ -67,6 +69,10 @@ def _reduce(
     if kind == "softplus":
         terms = -torch.nn.functional.logsigmoid(torch.where(positive, z, -z))
         return torch.where(hidden, 0, terms).sum(1), torch.zeros_like(pull), count
+    if kind == "margin":
+        assert offset is not None
+        over = offset[:, None] + torch.where(positive, -z, z)
+        return torch.where(hidden, 0, over.relu()).sum(1), torch.zeros_like(pull), count
     if kind == "hinge":
         assert offset is not None
         over = torch.where(negative, z + offset[:, None], 0)
@@ -136,6 +142,10 @@ def _slopes(
     if kind == "softplus":
         sign = torch.where(positive, -1.0, 1.0).to(z)
         return torch.where(hidden, 0, push * sign * (sign * z).sigmoid())
+    if kind == "margin":
+        assert offset is not None
+        sign = torch.where(positive, -1.0, 1.0).to(z)
+        return torch.where(~hidden & (offset[:, None] + sign * z > 0), push * sign, 0)
     if kind == "hinge":
         assert offset is not None
         over = ~(positive | hidden) & (z + offset[:, None] > 0)
