@@ -11,12 +11,12 @@ from xmkern.ops.late_interaction import cpu, reference
 from xmkern.ops.late_interaction.reference import index_dtype, wide_dtype
 from xmkern.ops.registry import Backend, Op
 
-_LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
+LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
     """The launchers that have a function of this name, and the reference."""
-    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in _LAUNCHERS.items() if hasattr(own, name)]
+    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in LAUNCHERS.items() if hasattr(own, name)]
     return [*fast, Backend("reference", getattr(reference, name))]
 
 
