@@ -1,5 +1,6 @@
 """The public ranking loss: a row's own column against its rivals, by a margin."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from xmkern._functional.similarities import (
     wide_dtype,
 )
 from xmkern.ops.contrastive import Pairs, reduce_similarities
+from xmkern.ops.contrastive.op import distinct, graded
 
 _EULER = 0.5772156649015329
 
@@ -139,7 +141,8 @@ def _hardest(
     rows, places = torch.arange(own.shape[0], device=own.device), [found.count, found.column_count][: 1 + symmetric]
     i = [rows, rows, *(place.clamp(min=0) for place in places[1:])]
     j = [own, places[0].clamp(min=0), *(rows for _ in places[1:])]
-    mine, *rivals = _PairLogits.apply(*matrix, torch.cat(i), torch.cat(j)).chunk(len(i))
+    call: Callable[..., Tensor] = _PairLogits.apply if graded(*matrix) else _logits
+    mine, *rivals = call(*distinct(*matrix), torch.cat(i), torch.cat(j)).chunk(len(i))
     losses = torch.zeros_like(mine)
     for place, rival in zip(places, rivals, strict=True):
         losses = losses + torch.where(place >= 0, margin - mine + rival, 0).relu()
@@ -158,7 +161,7 @@ class _PairLogits(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Tensor) -> Tensor:
+    def forward(*args: Any) -> Tensor:
         return _logits(*args)
 
     @staticmethod

@@ -1,5 +1,6 @@
 """What the calls over a matrix of similarities share: their operands, labels and ids, and how a loss is reduced."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +84,8 @@ def inverse_norms(x: Tensor, normalize: bool) -> Tensor:
     """What the rows of x are multiplied with: [B], ones unless ``normalize``"""
     if not normalize:
         return x.new_ones(x.shape[0], dtype=wide_dtype(x))
-    with torch.autocast(x.device.type, enabled=False):  # which would make a float32 copy of x
+    # Autocast would make a float32 copy of x.
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         return 1 / torch.linalg.vector_norm(x, dim=1, dtype=wide_dtype(x)).clamp_min(_NORM_EPS)
 
 

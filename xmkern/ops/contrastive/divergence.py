@@ -4,13 +4,13 @@ The reference goes over strips of rows, so that it is the implementation too: no
 in memory at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from xmkern.ops.contrastive.op import reduce_similarities
+from xmkern.ops.contrastive.op import distinct, graded, reduce_similarities
 from xmkern.ops.registry import Backend, Op
 
 _STRIP = 2**20  # logits; at least 16 rows
@@ -25,6 +25,17 @@ class Similarities(NamedTuple):
     y_scale: Tensor
 
 
+def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """The dtypes are settled before an operator is called."""
+
+    def call(*args: Any) -> Any:
+        with torch.autocast(args[0].device.type, enabled=False):
+            return implementation(*args)
+
+    return call
+
+
+@_without_autocast
 def _divergence(*args: Any) -> tuple[Tensor, Tensor]:
     """-> sum over j of p log(p / q) of the rows [B], and over i of the columns [N] (of no elements unless ``columns``),
     where q is the student's softmax and p the teacher's."""
@@ -40,6 +51,7 @@ def _divergence(*args: Any) -> tuple[Tensor, Tensor]:
     return of_rows, of_columns
 
 
+@_without_autocast
 def _divergence_backward(
     grad_rows: Tensor, grad_columns: Tensor, of_rows: Tensor, of_columns: Tensor, *args: Any
 ) -> tuple[Tensor, ...]:
@@ -153,8 +165,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        *tensors, columns, backend = args
-        return similarity_divergence.overload(*_widened(tensors), columns, backend)
+        return _forward(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -192,5 +203,11 @@ def compare_similarities(
         for side in (parts[:4], parts[4:])
     )
     lses = (of_student.value, of_teacher.value, of_student.column_value, of_teacher.column_value)
-    of_rows, of_columns = _Divergence.apply(*student, *teacher, *lses, columns, backend)
+    call = _Divergence.apply if graded(*student, *teacher) else _forward
+    of_rows, of_columns = call(*distinct(*student, *teacher, *lses), columns, backend)
     return of_rows, of_columns
+
+
+def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, columns, backend = args
+    return similarity_divergence.overload(*_widened(tensors), columns, backend)

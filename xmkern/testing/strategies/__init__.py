@@ -4,6 +4,17 @@ They lean towards the corners: empty axes, ties, lengths that are no multiple of
 """
 
 from xmkern.testing.strategies.attention import attention, mask
+from xmkern.testing.strategies.contrastive import (
+    cosine_max_margin,
+    distillation,
+    hash_likelihood,
+    info_nce,
+    mil_nce,
+    multi_positive_info_nce,
+    ranking_loss,
+    sigmoid_contrastive,
+    similarity_reduce,
+)
 from xmkern.testing.strategies.hamming import (
     codes,
     hamming_distance,
@@ -16,10 +27,19 @@ from xmkern.testing.strategies.hamming import (
 __all__ = [
     "attention",
     "codes",
+    "cosine_max_margin",
+    "distillation",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
+    "hash_likelihood",
+    "info_nce",
     "mask",
+    "mil_nce",
+    "multi_positive_info_nce",
     "pack_bits",
+    "ranking_loss",
+    "sigmoid_contrastive",
+    "similarity_reduce",
     "unpack_bits",
 ]
