@@ -98,19 +98,20 @@ void list(const Gradient& g, int64_t own, int64_t other_begin, int64_t other_end
   });
 }
 
-// Adds rows times weights to `Vectors` vectors of a sum; `data` begins at the column.
+// Adds rows times weights to `Vectors` vectors of a sum, at the end: a long sum then has a rounding at its full size
+// once a list, not once an entry. `data` begins at the column.
 template <Dtype dtype, int Vectors>
 inline void add_rows(const void* data, const Entry* begin, const Entry* end, float* to) {
   Floats sums[Vectors];
 #pragma GCC unroll 16
-  for (int v = 0; v < Vectors; ++v) sums[v] = load(to + v * lanes);
+  for (int v = 0; v < Vectors; ++v) sums[v] = Floats{};
   for (const Entry* entry = begin; entry < end; ++entry) {
     const Floats weight = splat(entry->weight);
 #pragma GCC unroll 16
     for (int v = 0; v < Vectors; ++v) sums[v] += weight * load_floats<dtype>(data, entry->offset + v * lanes);
   }
 #pragma GCC unroll 16
-  for (int v = 0; v < Vectors; ++v) store(to + v * lanes, sums[v]);
+  for (int v = 0; v < Vectors; ++v) store(to + v * lanes, load(to + v * lanes) + sums[v]);
 }
 
 // The same for `width` numbers, at most `slice`: as many vectors at a time as the registers hold, then fewer.
@@ -123,8 +124,12 @@ inline void add_slice(const char* data, const Entry* begin, const Entry* end, in
   if constexpr (Vectors > 1) {
     add_slice<dtype, Vectors / 2>(data, begin, end, width, to);
   } else {
-    for (const Entry* entry = begin; entry < end; ++entry)
-      for (int64_t c = 0; c < width; ++c) to[c] += entry->weight * load_float<dtype>(data, entry->offset + c);
+    for (int64_t c = 0; c < width; ++c) {
+      float sum = 0;
+      for (const Entry* entry = begin; entry < end; ++entry)
+        sum += entry->weight * load_float<dtype>(data, entry->offset + c);
+      to[c] += sum;
+    }
   }
 }
 

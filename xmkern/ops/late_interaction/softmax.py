@@ -57,10 +57,10 @@ def _forward(
     mean: bool,
     both: bool,
 ) -> tuple[Tensor, ...]:
-    """-> the statistics of the rows [B], of the scores of x's tokens, and of the columns [N], of those of y's tokens (of
-    no elements unless ``both``)"""
-    of_rows = Statistics(*scale.new_empty(3, x.shape[0]))
-    of_columns = Statistics(*scale.new_zeros(3, y.shape[0] if both else 0))
+    """-> the statistics of the rows [B], by the scores of x's tokens, and of the columns [N], by those of y's tokens
+    (of no elements unless ``both``)"""
+    of_rows = Statistics(*(scale.new_empty(x.shape[0]) for _ in range(3)))
+    of_columns = Statistics(*(scale.new_zeros(y.shape[0] if both else 0) for _ in range(3)))
     of_columns.lse.fill_(-torch.inf)
     for rows in _strips(x, y):
         x_scores, y_scores, *_ = max_similarity_forward(
