@@ -12,8 +12,8 @@ from xmkern.testing.strategies.contrastive import (
     mil_nce,
     multi_positive_info_nce,
     ranking_loss,
+    reduce_similarities,
     sigmoid_contrastive,
-    similarity_reduce,
 )
 from xmkern.testing.strategies.hamming import (
     codes,
@@ -39,7 +39,7 @@ __all__ = [
     "multi_positive_info_nce",
     "pack_bits",
     "ranking_loss",
+    "reduce_similarities",
     "sigmoid_contrastive",
-    "similarity_reduce",
     "unpack_bits",
 ]
