@@ -92,18 +92,18 @@ def mil_nce(
         x_ids, y_ids = torch.arange(len(x)), torch.arange(len(y)) // max(len(y) // max(len(x), 1), 1)
     positive = x_ids[:, None] == y_ids
 
-    def one_way(z, positive, more=None):
+    def one_way(z, positive, denominators=None):
         some = positive.any(1)
         pooled = torch.where(positive, z, -torch.inf)[some].logsumexp(1)
-        every = z if more is None else torch.cat([z, more], 1)
-        losses = z.new_zeros(len(z)).index_put((some.nonzero()[:, 0],), every[some].logsumexp(1) - pooled)
+        every = z[some].logsumexp(1) if denominators is None else denominators[some]
+        losses = z.new_zeros(len(z)).index_put((some.nonzero()[:, 0],), every - pooled)
         return averaged(losses, reduction, some)
 
     if denominator == "joint":
-        # Other rows' pairs with the columns of row i's positives: [B, B, N], flattened to a row each.
+        # Row i, and the other rows' pairs with the columns of its positives.
         others = ~torch.eye(len(x), dtype=torch.bool)
-        theirs = (others[:, :, None] & positive[:, None, :]).flatten(1)
-        return one_way(z, positive, torch.where(theirs, z.flatten().expand(len(x), -1), -torch.inf))
+        pairs = [torch.cat([z[i], z[others[i]][:, positive[i]].flatten()]) for i in range(len(x))]
+        return one_way(z, positive, torch.stack([row.logsumexp(0) for row in pairs]))
     loss = one_way(z, positive)
     return (loss + one_way(z.mT, positive.mT)) / 2 if denominator == "separate" else loss
 

@@ -1,5 +1,7 @@
 """What the contrastive losses promise besides values: memory, no overflow, empty and hidden rows, threads, parts."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ import xmkern.functional as xf
 from xmkern.ops.contrastive import Pairs, op, reduce_similarities, reference, similarity_reduce_backward
 from xmkern.ops.contrastive.divergence import Similarities, compare_similarities
 from xmkern.ops.registry import ops
-from xmkern.testing import threads
+from xmkern.testing import assert_matches_reference, threads
 
 BACKENDS = ["reference", *(["cpu"] if "cpu" in op.LAUNCHERS else [])]
 
@@ -171,6 +173,20 @@ def test_results_do_not_depend_on_threads(name, dtype, capability):
         results.append((loss, x.grad, y.grad))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.skipif("cpu" not in op.LAUNCHERS, reason="no kernels for the CPU")
+@pytest.mark.parametrize("shape", [(4096, 48), (48, 4096)])
+@pytest.mark.parametrize("kind", ["logsumexp", "mil", "softplus", "hinge"])
+def test_long_sums_lose_no_more_than_short_ones(kind, shape, capability):
+    x, y = tensors((shape[0], 16), (shape[1], 16), grad=False)
+    one = [torch.ones(size) for size in shape]
+    pairs = Pairs(ids(shape[0], 3), ids(shape[1], 3), x_offset=3 * one[0], y_offset=3 * one[1])
+    inputs = {"x": x, "y": y, "x_scale": one[0], "y_scale": one[1], "bias": torch.tensor(0.0), "pairs": pairs}
+    tested, expected = (
+        partial(reduce_similarities, kind=kind, columns=True, backend=name) for name in ("cpu", "reference")
+    )
+    assert_matches_reference(tested, inputs, reference=expected)
 
 
 @pytest.mark.parametrize("name", sorted(name for name in ops() if name.startswith("similarity")))

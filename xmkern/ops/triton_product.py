@@ -21,12 +21,13 @@ def product(
 ):  # fmt: skip
     """<x[rows], y[columns]> -> float32 [rows, columns], over the inner axis in chunks.
 
-    x, y: (data [.., size], stride of a row in units of UNIT numbers). rows and columns, int32, must all exist: where a
-    tile reaches past the end, the last one may be repeated, which spares the loads a mask. EVEN: size is a multiple of
-    CHUNK.
+    x, y: (data, stride of a row); the strides and size, of the inner axis, are counted in UNIT numbers, and so seen to
+    divide by it. rows and columns, int32, must all exist: where a tile reaches past the end, the last one may be
+    repeated, which spares the loads a mask. EVEN: the inner axis is a multiple of CHUNK.
     """
     ROWS: tl.constexpr = rows.shape[0]
     COLUMNS: tl.constexpr = columns.shape[0]
+    size = size * UNIT
     depth = tl.arange(0, CHUNK)[None, :]
     x_place = x[0] + rows[:, None].to(tl.int64) * x[1] * UNIT + depth
     y_place = y[0] + columns[:, None].to(tl.int64) * y[1] * UNIT + depth

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from xmkern.ops.contrastive import cpu, reference
+from xmkern.ops.contrastive import cpu, reference, triton
 from xmkern.ops.registry import Backend, Op
 
-LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
+LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
 
 class Pairs(NamedTuple):

@@ -12,8 +12,8 @@ from xmkern.testing.strategies.contrastive import (
     mil_nce,
     multi_positive_info_nce,
     ranking_loss,
+    reduce_similarities,
     sigmoid_contrastive,
-    similarity_reduce,
 )
 from xmkern.testing.strategies.damsm import damsm_scores
 from xmkern.testing.strategies.hamming import (
@@ -46,7 +46,7 @@ __all__ = [
     "optimal_transport_alignment",
     "pack_bits",
     "ranking_loss",
+    "reduce_similarities",
     "sigmoid_contrastive",
-    "similarity_reduce",
     "unpack_bits",
 ]
