@@ -276,12 +276,13 @@ def reduce_similarities(draw: Callable[..., Any], kind: str) -> Inputs:
     if kind in ("hinge", "margin"):
         offsets = [own.integers(9, size) - 3.7 for size in (B, N)]
     relevance = strided(draw, own.integers(3, B, N) == 0) if own(st.booleans()) else None
+    fields: Any = (*names(1, 5, 300), *names(1, 5), relevance, *offsets)
     return {
         "x": operand(B, D),
         "y": operand(N, D),
         "x_scale": powers[own.integers(3, B)].requires_grad_(own.graded),
         "y_scale": powers[own.integers(3, N)].requires_grad_(own.graded),
         "bias": torch.tensor(own(st.sampled_from([0.0, -2.0]))),
-        "pairs": Pairs(*names(1, 5, 300), *names(1, 5), relevance, *offsets),
+        "pairs": Pairs(*fields),
         "columns": columns,
     }
