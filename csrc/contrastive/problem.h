@@ -8,7 +8,7 @@
 
 namespace xmkern::contrastive {
 
-enum class Kind : int { logsumexp, mil, softplus, hinge, maximum };
+enum class Kind : int { logsumexp, mil, softplus, hinge, maximum, margin };
 
 // One side of the matrix: its rows, or its columns. Addresses that may be null: ids, groups, offset.
 struct Side {
@@ -17,7 +17,7 @@ struct Side {
   const float* scale;     // [count]
   const int64_t* ids;     // pairs of equal ids are positive
   const int64_t* groups;  // other pairs of equal groups are hidden
-  const float* offset;    // of hinges
+  const float* offset;    // of hinges and margins
 };
 
 struct Problem {

@@ -15,8 +15,6 @@ def refuses(x: Tensor, y: Tensor, x_scale: Tensor, *args: object) -> str | None:
         return f"the tensors are on {x.device}"
     if x.dtype not in _DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
-    if args[-2] == "margin":
-        return "the kernels have no pairs against a margin"
     return native.why_missing()
 
 
