@@ -15,22 +15,18 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def product(
-    x, y, rows, columns, size,
-    EVEN: tl.constexpr, UNIT: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """<x[rows], y[columns]> -> float32 [rows, columns], over the inner axis in chunks.
+def product(x_rows, y_rows, size, EVEN: tl.constexpr, UNIT: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
+    """<x, y> -> float32 [rows, columns], over the inner axis in chunks.
 
-    x, y: (data, stride of a row); the strides and size, of the inner axis, are counted in UNIT numbers, and so seen to
-    divide by it. rows and columns, int32, must all exist: where a tile reaches past the end, the last one may be
-    repeated, which spares the loads a mask. EVEN: the inner axis is a multiple of CHUNK.
+    x_rows, y_rows: where rows begin. All of them must exist: where a tile reaches past the end, the last one may be
+    repeated, which spares the loads a mask. size: of the inner axis, in units of UNIT numbers, so that the compiler
+    sees it divide by that, and reads in vectors; EVEN: it is a multiple of CHUNK numbers.
     """
-    ROWS: tl.constexpr = rows.shape[0]
-    COLUMNS: tl.constexpr = columns.shape[0]
+    ROWS: tl.constexpr = x_rows.shape[0]
+    COLUMNS: tl.constexpr = y_rows.shape[0]
     size = size * UNIT
     depth = tl.arange(0, CHUNK)[None, :]
-    x_place = x[0] + rows[:, None].to(tl.int64) * x[1] * UNIT + depth
-    y_place = y[0] + columns[:, None].to(tl.int64) * y[1] * UNIT + depth
+    x_place, y_place = x_rows[:, None] + depth, y_rows[:, None] + depth
     acc = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in tl.range(0, size, CHUNK):
         if EVEN:

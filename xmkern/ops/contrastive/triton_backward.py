@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from xmkern.ops.contrastive.triton_pairs import element, exp, logits_of, names_of
+from xmkern.ops.contrastive.triton_pairs import element, exp, logits_of, names_of, rows_of
 from xmkern.ops.triton_product import pieces, product
 
 
@@ -29,14 +29,13 @@ def slope_kernel(
     tile, span = tl.program_id(0) // spans, tl.program_id(0) % spans
     i = first_row + tile * ROWS + tl.arange(0, ROWS)
     here = i < end_row
+    x_rows = rows_of(x, i, rows, UNIT)
     names = names_of(scales, sorts, i, here, 0)
     side = _side(of_rows, offsets, i, here, KIND, 0)
     x_sum, z_sum = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
     for column in tl.range(span * of_span * COLUMNS, tl.minimum((span + 1) * of_span * COLUMNS, columns), COLUMNS):
-        all_products = product(
-            x, y, tl.minimum(i, rows - 1), tl.minimum(column + tl.arange(0, COLUMNS), columns - 1),
-            depth, EVEN, UNIT, CHUNK, PRECISION,
-        )  # fmt: skip
+        y_rows = rows_of(y, column + tl.arange(0, COLUMNS), columns, UNIT)
+        all_products = product(x_rows, y_rows, depth, EVEN, UNIT, CHUNK, PRECISION)
         all_products = pieces(all_products, COLUMNS // PIECE)
         for k in tl.static_range(COLUMNS // PIECE):
             products, j = all_products[k], column + k * PIECE + tl.arange(0, PIECE)

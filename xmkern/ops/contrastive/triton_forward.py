@@ -9,7 +9,7 @@ place, and the total is 0, or NaN if a logit is.
 import triton
 import triton.language as tl
 
-from xmkern.ops.contrastive.triton_pairs import LN2, element, exp, logits_of, names_of
+from xmkern.ops.contrastive.triton_pairs import LN2, element, exp, logits_of, names_of, rows_of
 from xmkern.ops.triton_product import pieces, product
 
 NOWHERE = tl.constexpr(2**31 - 1)  # the place of the greatest of none
@@ -33,16 +33,15 @@ def reduce_kernel(
     margin = i
     if KIND == "hinge" or KIND == "margin":
         margin = element(offsets[0], i, here, 0.0)
+    x_rows = rows_of(x, i, rows, UNIT)
     of_rows = names_of(scales, sorts, i, here, 0)
     nothing = _nothing(KIND)
     top, total = tl.full((ROWS,), nothing[0], tl.float32), tl.zeros((ROWS,), tl.float32)
     pooled_top, pooled = tl.full((ROWS,), nothing[1], tl.float32), tl.zeros((ROWS,), tl.float32)
     count = tl.full((ROWS,), nothing[2], tl.int32)
     for column in tl.range(span * of_span * COLUMNS, tl.minimum((span + 1) * of_span * COLUMNS, columns), COLUMNS):
-        all_products = product(
-            x, y, tl.minimum(i, rows - 1), tl.minimum(column + tl.arange(0, COLUMNS), columns - 1),
-            depth, EVEN, UNIT, CHUNK, PRECISION,
-        )  # fmt: skip
+        y_rows = rows_of(y, column + tl.arange(0, COLUMNS), columns, UNIT)
+        all_products = product(x_rows, y_rows, depth, EVEN, UNIT, CHUNK, PRECISION)
         all_products = pieces(all_products, COLUMNS // PIECE)
         for k in tl.static_range(COLUMNS // PIECE):
             j = column + k * PIECE + tl.arange(0, PIECE)

@@ -19,6 +19,12 @@ def exp(x):
 
 
 @triton.jit
+def rows_of(x, index, count, UNIT: tl.constexpr):
+    """Where rows begin, the last one's beginning for those past it. x: (data, stride in units of UNIT numbers)."""
+    return x[0] + tl.minimum(index, count - 1).to(tl.int64) * x[1] * UNIT
+
+
+@triton.jit
 def element(vector, index, here, other):
     if len(vector) == 1:
         return tl.load(vector[0] + index, mask=here, other=other)
