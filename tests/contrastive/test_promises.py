@@ -144,6 +144,17 @@ def test_a_row_alone_loses_nothing():
     torch.testing.assert_close(x.grad, torch.zeros_like(x), rtol=0, atol=1e-4)
 
 
+def test_a_row_of_zeros_is_normalised_as_torch_does():
+    x, y = tensors((5, 8), (5, 8))
+    with torch.no_grad():
+        x[2], x[3] = 0, 1e-14
+    found = []
+    for loss in (xf.info_nce(x, y, 3.0, normalize=True), xf.info_nce(F.normalize(x), F.normalize(y), 3.0)):
+        found.append((loss, *torch.autograd.grad(loss, (x, y))))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_is_kept_where_it_belongs(backend):
     x, y = tensors((70, 8), (70, 8), grad=False)

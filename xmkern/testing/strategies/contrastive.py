@@ -268,21 +268,20 @@ def reduce_similarities(draw: Callable[..., Any], kind: str) -> Inputs:
     operand = own.rows if kind in ("logsumexp", "mil", "softplus") else own.grid
     powers = torch.tensor([0.5, 1.0, 2.0])
 
-    def names(*classes: int) -> list[Tensor | None]:
-        most = own(st.sampled_from([0, *classes]))
-        return [own.integers(most, size) if most else None for size in (B, N)]
-
-    offsets: list[Tensor | None] = [None, None]
+    pairs = Pairs()
+    if classes := own(st.sampled_from([1, 5, 300, 0])):
+        pairs = pairs._replace(x_ids=own.integers(classes, B), y_ids=own.integers(classes, N))
+    if classes := own(st.sampled_from([5, 1, 0])):
+        pairs = pairs._replace(x_groups=own.integers(classes, B), y_groups=own.integers(classes, N))
     if kind in ("hinge", "margin"):
-        offsets = [own.integers(9, size) - 3.7 for size in (B, N)]
+        pairs = pairs._replace(x_offset=own.integers(9, B) - 3.7, y_offset=own.integers(9, N) - 3.7)
     relevance = strided(draw, own.integers(3, B, N) == 0) if own(st.booleans()) else None
-    fields: Any = (*names(1, 5, 300), *names(1, 5), relevance, *offsets)
     return {
         "x": operand(B, D),
         "y": operand(N, D),
         "x_scale": powers[own.integers(3, B)].requires_grad_(own.graded),
         "y_scale": powers[own.integers(3, N)].requires_grad_(own.graded),
         "bias": torch.tensor(own(st.sampled_from([0.0, -2.0]))),
-        "pairs": Pairs(*fields),
+        "pairs": pairs._replace(relevance=relevance),
         "columns": columns,
     }
