@@ -42,9 +42,7 @@ CALLS = {
     "sum": lambda x, y, **more: xf.ranking_loss(x, y, margin=0.2, **more),
     "warp": lambda x, y, **more: xf.ranking_loss(x, y, margin=0.2, mode="warp", x_ids=ids(len(x), 9), **more),
     "hardest": lambda x, y, **more: xf.ranking_loss(x, y, margin=0.2, mode="hardest", **more),
-    "cosine": lambda x, y, normalize=True, backend="auto", **more: xf.cosine_max_margin(
-        x, y, f_ids=ids(len(x), 9), **more
-    ),
+    "cosine": lambda x, y, normalize=True, **more: xf.cosine_max_margin(x, y, f_ids=ids(len(x), 9), **more),
     "likelihood": lambda x, y, normalize=True, **more: xf.hash_likelihood(x, y, f_ids=ids(len(x), 9), **more),
 }
 
@@ -101,7 +99,6 @@ def test_rows_of_which_all_is_hidden(kind, backend):
     hidden = torch.arange(40) % 3 == 0
     groups = torch.where(hidden, 1, 2), torch.ones(50, dtype=torch.int64)
     offsets = torch.ones(40), torch.ones(50)
-    backend = "auto" if kind == "margin" else backend
     found = reduce_similarities(
         x, y, *scales, Pairs(None, None, *groups, None, *offsets), kind=kind, columns=True, backend=backend
     )
@@ -173,7 +170,7 @@ def test_nan_is_kept_where_it_belongs(backend):
 
 @pytest.mark.skipif("cpu" not in op.LAUNCHERS, reason="no kernels for the CPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("distillation", "cosine")])
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "distillation"])
 def test_results_do_not_depend_on_threads(name, dtype, capability):
     results = []
     for count in (1, 2, 3, 7):
@@ -188,7 +185,7 @@ def test_results_do_not_depend_on_threads(name, dtype, capability):
 
 @pytest.mark.skipif("cpu" not in op.LAUNCHERS, reason="no kernels for the CPU")
 @pytest.mark.parametrize("shape", [(4096, 48), (48, 4096)])
-@pytest.mark.parametrize("kind", ["logsumexp", "mil", "softplus", "hinge"])
+@pytest.mark.parametrize("kind", ["logsumexp", "mil", "softplus", "hinge", "margin"])
 def test_long_sums_lose_no_more_than_short_ones(kind, shape, capability):
     x, y = tensors((shape[0], 16), (shape[1], 16), grad=False)
     one = [torch.ones(size) for size in shape]

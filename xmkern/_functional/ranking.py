@@ -46,7 +46,7 @@ def ranking_loss(
       zero, and has no gradient: WSABIE (Weston et al., 2011, section 3), whose rank is exact here instead of sampled.
 
     Memory, of the forward and of what is kept for the backward, is that of the arguments and some numbers a row;
-    while they are at work ``"hardest"`` takes that of six more copies of x in float32, the others of two. Sums are in
+    while at work ``"hardest"`` takes that of a dozen copies of x in float32 too, the others of three. Sums are in
     float32 for float32, bfloat16 and float16; float64 is served by the reference. Under autocast x and y are cast as a
     matrix product casts them.
 
