@@ -101,3 +101,19 @@ def test_gradients_of_scale_and_bias(name, dtype, capability):
     products = x.double() @ y.double().mT
     for got, parts in zip(torch.autograd.grad(total, (scale, bias)), (slopes * products, slopes), strict=True):
         assert abs(got - parts.sum()) <= 8 * torch.finfo(torch.float32).eps * parts.abs().sum()
+
+
+@needs_kernels
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["logsumexp", "softplus"])
+def test_loss_and_gradients_in_one_go(kind, dtype, columns, capability):
+    """Of rows with several positives, of one, and of none; more than a block of them, and of columns than a strip."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(rows, 40, generator=generator).to(dtype) for rows in (150, 270))
+    scales = [torch.rand(rows, generator=generator) for rows in (150, 270)]
+    ids = [torch.randint(0, 200, (rows,), generator=generator) for rows in (150, 270)]
+    args = (x, y, *scales, torch.tensor(-0.5), *ids, None, None, None, kind, columns and kind == "logsumexp")
+    run = {backend.name: backend.run for backend in ops()["similarity_loss"].backends}
+    wrong = differences(run["cpu"](*args), run["reference"](*args), run["reference"](*in_float64(args)))
+    assert not wrong

@@ -46,7 +46,7 @@ def _fake(*args: Any) -> tuple[Tensor, ...]:
 def _sample() -> tuple[Any, ...]:
     x, y, scales = torch.randn(20, 24), torch.randn(30, 24), torch.rand(50)
     ids = torch.arange(50) % 20
-    return x, y, scales[:20], scales[20:], torch.tensor(-0.5), ids[:20], ids[20:], None, None, None, "logsumexp", True
+    return x, y, scales[:20], scales[20:], torch.tensor(-0.5), ids[:20], ids[20:], None, None, None, "softplus", False
 
 
 similarity_loss = Op(
