@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 import xmkern.functional as xf
 from tests.contrastive import dense
 from xmkern.ops.contrastive import op, reduce_similarities, reference
+from xmkern.ops.registry import ops
 from xmkern.testing import assert_matches_reference, strategies
-from xmkern.testing.compare import in_float64
+from xmkern.testing.compare import differences, in_float64
 
 CALLS = (
     "info_nce", "multi_positive_info_nce", "mil_nce", "sigmoid_contrastive", "distillation", "ranking_loss",
