@@ -75,7 +75,7 @@ void forward_of(const Problem& p, const Captions& captions, int64_t image, int64
       }
     });
     for (int64_t block = 0; block < w.contexts.cut.blocks; ++block)
-      w.regions.combine(weights, group.rows, block, w.contexts.at(block), stride, false);
+      w.regions.times(weights, group.rows, w.regions.along(block), w.contexts.at(block), stride, false);
 
     for_captions(p, group, [&](int64_t caption, int64_t row, int64_t length) {
       float* cosines = p.cosine + (caption * p.images + image) * p.words;

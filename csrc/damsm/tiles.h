@@ -56,6 +56,7 @@ class Pieces {
 
   template <class T>
   T* take(int64_t count) {
+    static_assert(sizeof(T) == 4);
     const uintptr_t begin = at_;
     at_ += static_cast<uintptr_t>(round_up(count * 4, 64));
     return reinterpret_cast<T*>(begin);
@@ -171,11 +172,6 @@ struct Regions {
     }
   }
 
-  // Rows of numbers, one for each region, times the regions, in one block of depth.
-  void combine(const Blocks<Unit>& left, int64_t rows, int64_t block, float* out, int64_t out_stride, bool add) const {
-    times(left, rows, along(block), out, out_stride, add);
-  }
-
   // Rows of numbers, one for each region, times what has a row for each region.
   void times(const Blocks<Unit>& left, int64_t rows, const Panels<Unit>& right, float* out, int64_t out_stride,
              bool add) const {
@@ -191,8 +187,8 @@ inline void share_regions(const Blocks<float>& scores, int64_t row, int64_t word
   scores.for_vectors([&](int64_t block, int64_t column, uint32_t) {
     const float* from = scores.at(block, row) + column;
     float* to = shares.at(block, row) + column;
-    Floats most = load(from), total{};
-    for (int64_t t = 1; t < words; ++t) most = larger(load(from + t * stride), most);
+    Floats most = splat(-infinity), total{};
+    for (int64_t t = 0; t < words; ++t) most = larger(load(from + t * stride), most);
     for (int64_t t = 0; t < words; ++t) {
       const Floats power = exp2((load(from + t * stride) - most) * log2_e);
       total += power;

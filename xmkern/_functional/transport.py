@@ -4,7 +4,6 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from xmkern.ops.transport import transport_plan
 
@@ -88,14 +87,16 @@ def optimal_transport_alignment(
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
     with torch.autocast(x.device.type, enabled=False):
-        cost = 1 - y @ x.mT
+        # Norms are divided out of the products, which are few beside the tokens.
+        x_scale, y_scale = (1 / torch.linalg.vector_norm(tokens, dim=2).clamp(min=_LEAST_NORM) for tokens in (x, y))
+        cost = 1 - y @ x.mT * y_scale[:, :, None] * x_scale[:, None]
         plan = transport_plan(cost.detach(), y_mask, x_mask, float(beta), iterations, inner, backend=backend)
         distance = (cost * plan).sum((1, 2))
     return (distance, plan.mT) if return_plan else distance
 
 
 def _side(name: str, tokens: Any, axes: str, mask_name: str, mask: Any) -> tuple[Tensor, Tensor]:
-    """Tokens of norm 1, zeros where they take no part; and the mask."""
+    """The tokens, zeros where they take no part; and the mask."""
     if not isinstance(tokens, Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(tokens).__name__}")
     if tokens.dim() != 3:
@@ -104,11 +105,11 @@ def _side(name: str, tokens: Any, axes: str, mask_name: str, mask: Any) -> tuple
         raise TypeError(f"{name} must be of floating point, not {tokens.dtype}")
     tokens = tokens.to(torch.float64 if tokens.dtype == torch.float64 else torch.float32)
     if mask is None:
-        return normalize(tokens, dim=2, eps=_LEAST_NORM), tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        return tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"{mask_name} must be a bool tensor, not {getattr(mask, 'dtype', type(mask).__name__)}")
     if mask.shape != tokens.shape[:2]:
         raise ValueError(f"{mask_name} must be of shape {list(tokens.shape[:2])}, not {list(mask.shape)}")
     if mask.device != tokens.device:
         raise ValueError(f"{mask_name} must be on {tokens.device} as {name} is, not on {mask.device}")
-    return normalize(tokens.masked_fill(~mask[:, :, None], 0), dim=2, eps=_LEAST_NORM), mask
+    return torch.where(mask[:, :, None], tokens, 0.0), mask
