@@ -39,6 +39,8 @@ PUBLIC = {
         "hamming_topk",
         "hash_likelihood",
         "info_nce",
+        "late_interaction_info_nce",
+        "max_similarity",
         "merge_attention",
         "mil_nce",
         "multi_positive_info_nce",

@@ -23,6 +23,7 @@ from xmkern.testing.strategies.hamming import (
     pack_bits,
     unpack_bits,
 )
+from xmkern.testing.strategies.late_interaction import late_interaction_info_nce, max_similarity
 
 __all__ = [
     "attention",
@@ -34,7 +35,9 @@ __all__ = [
     "hamming_topk",
     "hash_likelihood",
     "info_nce",
+    "late_interaction_info_nce",
     "mask",
+    "max_similarity",
     "mil_nce",
     "multi_positive_info_nce",
     "pack_bits",
