@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from xmkern.ops.late_interaction import cpu, reference
+from xmkern.ops.late_interaction import cpu, reference, triton
 from xmkern.ops.late_interaction.reference import index_dtype, wide_dtype
 from xmkern.ops.registry import Backend, Op
 
-LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu}
+LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
