@@ -42,32 +42,87 @@ inline void add_power(float z, float& reference, float& sum) {
   }
 }
 
-// What is wanted of positive pairs, one by one: they are few.
-template <Kind kind>
-inline void add_positives(const Problem& p, uint32_t bits, Floats z, int64_t row, int64_t column, const Totals& rows,
-                          StripTotals& columns) {
-  for_bits(bits, [&](int lane) {
-    const float each = z[lane];
-    const int64_t c = column + lane;
-    if constexpr (kind == Kind::mil) {
-      add_power(each, rows.positive[row], rows.positive_sum[row]);
-      if (p.columns) add_power(each, columns.positive[c], columns.positive_sum[c]);
-    } else if constexpr (kind != Kind::softplus && kind != Kind::margin) {
-      rows.positive[row] += each;
-      if (p.columns) columns.positive[c] += each;
-    }
-    if constexpr (kind != Kind::hinge && kind != Kind::maximum) {
-      ++rows.count[row];
-      if (p.columns) ++columns.count[c];
-    }
-  });
+// Adds one sum of powers to another.
+inline void join_powers(float reference, float sum, float& to, float& to_sum) {
+  if (reference <= to) {
+    to_sum += sum * exponential(splat(reference - to))[0];
+  } else {
+    to_sum = to_sum * exponential(splat(to - reference))[0] + sum;
+    to = reference;
+  }
 }
+
+// What a tile leaves of the positive pairs of rows and columns: added to the totals at its end, because one long sum of
+// all would have a larger rounding error.
+template <Kind kind>
+class Positives {
+ public:
+  explicit Positives(const Problem& p) : columns_(p.columns) {}
+
+  // Takes those of `lanes` pairs of a row, one by one: they are few.
+  void add(uint32_t bits, Floats z, int64_t column) {
+    if (columns_ && !any_) clear();
+    any_ = true;
+    for_bits(bits, [&](int lane) {
+      add_one(z[lane], row_, row_sum_, row_count_);
+      if (columns_) add_one(z[lane], column_values_[column + lane], sums_[column + lane], counts_[column + lane]);
+    });
+  }
+
+  // At the end of a row.
+  void store_row(const Totals& totals, int64_t row) {
+    if (row_count_ == 0) return;
+    merge(row_, row_sum_, row_count_, totals.positive[row], totals.positive_sum ? totals.positive_sum + row : nullptr,
+          totals.count[row]);
+    row_ = nothing, row_sum_ = 0.0f, row_count_ = 0;
+  }
+
+  // At the end of the tile.
+  void store_columns(StripTotals& totals, int64_t width) const {
+    if (!columns_ || !any_) return;
+    for (int64_t c = 0; c < width; ++c)
+      if (counts_[c])
+        merge(column_values_[c], sums_[c], counts_[c], totals.positive[c], totals.positive_sum + c, totals.count[c]);
+  }
+
+ private:
+  static constexpr float nothing = kind == Kind::mil ? -infinity : 0.0f;
+  static constexpr bool counted = kind != Kind::hinge && kind != Kind::maximum;  // those count something else
+
+  static void add_one(float z, float& value, float& sum, int64_t& count) {
+    ++count;
+    if constexpr (kind == Kind::mil)
+      add_power(z, value, sum);
+    else if constexpr (kind != Kind::softplus && kind != Kind::margin)
+      value += z;
+  }
+
+  static void merge(float value, float sum, int64_t count, float& to, float* to_sum, int64_t& to_count) {
+    if constexpr (kind == Kind::mil)
+      join_powers(value, sum, to, *to_sum);
+    else
+      to += value;
+    if constexpr (counted) to_count += count;
+  }
+
+  void clear() {
+    for (int64_t c = 0; c < max_columns; ++c) column_values_[c] = nothing, sums_[c] = 0.0f, counts_[c] = 0;
+  }
+
+  bool columns_, any_ = false;
+  float row_ = nothing, row_sum_ = 0.0f;
+  int64_t row_count_ = 0;
+  float column_values_[max_columns], sums_[max_columns];
+  int64_t counts_[max_columns];
+};
 
 // Log-sum-exps, online (Milakov & Gimelshein 2018) in both directions: the peaks first, then the powers below them, one
 // power a pair for its row and its column where the peaks are near.
 template <Kind kind>
 inline void reduce_exponential(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,
                                const Totals& totals, StripTotals& columns) {
+  Positives<kind> positives(p);
+  ColumnSums sums(strip);
   float row_peaks[block_rows], column_peaks[max_columns], shifts[max_columns], factors[max_columns];
   for (int64_t c = 0; c < strip.width && p.columns; c += lanes) store(column_peaks + c, load(columns.value + c));
   for (int64_t r = 0; r < rows; ++r) {
@@ -78,14 +133,16 @@ inline void reduce_exponential(const Problem& p, const Strip& strip, int64_t row
     for (int64_t c = 0; c < strip.width; c += lanes) {
       Floats z = logits(p, strip, scale, c, load(line + c));
       const Sorts sorts = sorts_of(p, strip, row, c);
-      if (sorts.positive) add_positives<kind>(p, sorts.positive, z, row, c, totals, columns);
+      if (sorts.positive) positives.add(sorts.positive, z, c);
       z = select(sorts.visible, z, splat(-infinity));
       store(line + c, z);
       peak = larger(z, peak);
       if (p.columns) store(column_peaks + c, larger(z, load(column_peaks + c)));
     }
     row_peaks[r] = largest(peak);
+    positives.store_row(totals, row);
   }
+  positives.store_columns(columns, strip.count);
   Range range;
   for (int64_t r = 0; r < rows; ++r) range.add(row_peaks[r]);
   for (int64_t c = 0; c < strip.count && p.columns; ++c) range.add(column_peaks[c]);
@@ -110,23 +167,26 @@ inline void reduce_exponential(const Problem& p, const Strip& strip, int64_t row
       for (int64_t c = 0; c < strip.width; c += lanes) {
         const Floats power = exponential(load(line + c) - tile_shift);
         total += power;
-        store(columns.sum + c, load(columns.sum + c) + power * load(factors + c));
+        sums.add(c, power * load(factors + c));
       }
       total *= exponential(tile_shift - shift);
     } else {
       for (int64_t c = 0; c < strip.width; c += lanes) {
         const Floats z = load(line + c);
         total += exponential(z - shift);
-        if (p.columns) store(columns.sum + c, load(columns.sum + c) + exponential(z - load(shifts + c)));
+        if (p.columns) sums.add(c, exponential(z - load(shifts + c)));
       }
     }
     totals.sum[row] = totals.sum[row] * exponential(splat(totals.value[row] - shift))[0] + sum(total);
     totals.value[row] = peak;
   }
+  if (p.columns) sums.add_to(columns.sum, strip);
 }
 
 inline void reduce_softplus(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,
                             const Totals& totals, StripTotals& columns) {
+  Positives<Kind::softplus> positives(p);
+  ColumnSums sums(strip);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = row_begin + r;
     const float* line = tile + r * stride;
@@ -134,17 +194,22 @@ inline void reduce_softplus(const Problem& p, const Strip& strip, int64_t row_be
     for (int64_t c = 0; c < strip.width; c += lanes) {
       const Floats z = logits(p, strip, p.x.scale[row], c, load(line + c));
       const Sorts sorts = sorts_of(p, strip, row, c);
-      if (sorts.positive) add_positives<Kind::softplus>(p, sorts.positive, z, row, c, totals, columns);
+      if (sorts.positive) positives.add(sorts.positive, z, c);
       const Floats term = select(sorts.visible, softplus(select(sorts.positive, -z, z)), Floats{});
       total += term;
-      if (p.columns) store(columns.value + c, load(columns.value + c) + term);
+      if (p.columns) sums.add(c, term);
     }
     totals.value[row] += sum(total);
+    positives.store_row(totals, row);
   }
+  positives.store_columns(columns, strip.count);
+  if (p.columns) sums.add_to(columns.value, strip);
 }
 
 inline void reduce_hinge(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,
                          const Totals& totals, StripTotals& columns) {
+  Positives<Kind::hinge> positives(p);
+  ColumnSums sums(strip);
   float offsets[max_columns];
   if (p.columns) strip.copy(p.y.offset, offsets);
   for (int64_t r = 0; r < rows; ++r) {
@@ -155,7 +220,7 @@ inline void reduce_hinge(const Problem& p, const Strip& strip, int64_t row_begin
     for (int64_t c = 0; c < strip.width; c += lanes) {
       const Floats z = logits(p, strip, p.x.scale[row], c, load(line + c));
       const Sorts sorts = sorts_of(p, strip, row, c);
-      if (sorts.positive) add_positives<Kind::hinge>(p, sorts.positive, z, row, c, totals, columns);
+      if (sorts.positive) positives.add(sorts.positive, z, c);
       const uint32_t negative = sorts.visible & ~sorts.positive;
       const Floats over = z + offset;
       // The other way round, a NaN would be lost.
@@ -163,15 +228,20 @@ inline void reduce_hinge(const Problem& p, const Strip& strip, int64_t row_begin
       totals.count[row] += __builtin_popcount(negative & greater(over, Floats{}));
       if (!p.columns) continue;
       const Floats down = z + load(offsets + c);
-      store(columns.value + c, load(columns.value + c) + select(negative, larger(Floats{}, down), Floats{}));
+      sums.add(c, select(negative, larger(Floats{}, down), Floats{}));
       for_bits(negative & greater(down, Floats{}), [&](int lane) { ++columns.count[c + lane]; });
     }
     totals.value[row] += sum(total);
+    positives.store_row(totals, row);
   }
+  positives.store_columns(columns, strip.count);
+  if (p.columns) sums.add_to(columns.value, strip);
 }
 
 inline void reduce_margin(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,
                           const Totals& totals, StripTotals& columns) {
+  Positives<Kind::margin> positives(p);
+  ColumnSums sums(strip);
   float offsets[max_columns];
   if (p.columns) strip.copy(p.y.offset, offsets);
   for (int64_t r = 0; r < rows; ++r) {
@@ -181,15 +251,18 @@ inline void reduce_margin(const Problem& p, const Strip& strip, int64_t row_begi
     for (int64_t c = 0; c < strip.width; c += lanes) {
       const Floats z = logits(p, strip, p.x.scale[row], c, load(line + c));
       const Sorts sorts = sorts_of(p, strip, row, c);
-      if (sorts.positive) add_positives<Kind::margin>(p, sorts.positive, z, row, c, totals, columns);
+      if (sorts.positive) positives.add(sorts.positive, z, c);
       const Floats toward = select(sorts.positive, -z, z);
       total += select(sorts.visible, larger(Floats{}, toward + p.x.offset[row]), Floats{});
       if (!p.columns) continue;
       const Floats down = larger(Floats{}, toward + load(offsets + c));
-      store(columns.value + c, load(columns.value + c) + select(sorts.visible, down, Floats{}));
+      sums.add(c, select(sorts.visible, down, Floats{}));
     }
     totals.value[row] += sum(total);
+    positives.store_row(totals, row);
   }
+  positives.store_columns(columns, strip.count);
+  if (p.columns) sums.add_to(columns.value, strip);
 }
 
 // Keeps the larger of two candidates, of equal ones the first; a NaN is the largest.
@@ -201,13 +274,14 @@ inline void keep_larger(float z, int64_t place, float& most, int64_t& most_place
 
 inline void reduce_maximum(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,
                            const Totals& totals, StripTotals& columns) {
+  Positives<Kind::maximum> positives(p);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = row_begin + r;
     const float* line = tile + r * stride;
     for (int64_t c = 0; c < strip.width; c += lanes) {
       const Floats z = logits(p, strip, p.x.scale[row], c, load(line + c));
       const Sorts sorts = sorts_of(p, strip, row, c);
-      if (sorts.positive) add_positives<Kind::maximum>(p, sorts.positive, z, row, c, totals, columns);
+      if (sorts.positive) positives.add(sorts.positive, z, c);
       const uint32_t negative = sorts.visible & ~sorts.positive;
       // Few get past these comparisons, which are "not less than", so that NaNs do.
       for_bits(negative & ~greater(splat(totals.value[row]), z),
@@ -216,7 +290,9 @@ inline void reduce_maximum(const Problem& p, const Strip& strip, int64_t row_beg
       for_bits(negative & ~greater(load(columns.value + c), z),
                [&](int lane) { keep_larger(z[lane], row, columns.value[c + lane], columns.count[c + lane]); });
     }
+    positives.store_row(totals, row);
   }
+  positives.store_columns(columns, strip.count);
 }
 
 inline void reduce(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,

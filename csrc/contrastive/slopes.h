@@ -116,6 +116,7 @@ inline Floats slopes_of(const RowSlopes& row, const StripSlopes& strip, int64_t 
 template <Kind kind>
 inline void differentiate(const Problem& p, const Gradients& g, const Strip& strip, int64_t row_begin, int64_t rows,
                           float* tile, StripSlopes& columns) {
+  ColumnSums grad_scales(strip);
   const auto shared = SharedShift::of<kind>(p, g.rows, strip, row_begin, rows, columns);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = row_begin + r;
@@ -133,12 +134,13 @@ inline void differentiate(const Problem& p, const Gradients& g, const Strip& str
       grad_bias += grad;
       const Floats down = grad * column_scale;
       grad_scale += down * products;
-      store(columns.grad_scale + c, load(columns.grad_scale + c) + grad * scale * products);
+      grad_scales.add(c, grad * scale * products);
       store(line + c, down * scale);
     }
     g.rows.grad_scale[row] += sum(grad_scale);
     g.bias[row] += sum(grad_bias);
   }
+  grad_scales.add_to(columns.grad_scale, strip);
 }
 
 inline void differentiate(const Problem& p, const Gradients& g, const Strip& strip, int64_t row_begin, int64_t rows,

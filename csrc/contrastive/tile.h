@@ -138,6 +138,20 @@ struct Strip {
   }
 };
 
+// Sums over a tile's rows, for each column: added to totals at its end, because one long sum of all would have a larger
+// rounding error.
+struct ColumnSums {
+  float data[max_columns];
+
+  explicit ColumnSums(const Strip& strip) {
+    for (int64_t c = 0; c < strip.width; c += lanes) store(data + c, Floats{});
+  }
+  void add(int64_t column, Floats x) { store(data + column, load(data + column) + x); }
+  void add_to(float* totals, const Strip& strip) const {
+    for (int64_t c = 0; c < strip.width; c += lanes) store(totals + c, load(totals + c) + load(data + c));
+  }
+};
+
 // Bit i is set where id i of `lanes` ids is `id`.
 inline uint32_t equal_bits(const int64_t* ids, int64_t id) {
 #if defined(__AVX512F__)
