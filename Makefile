@@ -55,6 +55,7 @@ sanitize: setup
 	cmake --build build/sanitize
 	build/sanitize/test_attention
 	build/sanitize/test_hamming
+	build/sanitize/test_late_interaction
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
