@@ -70,7 +70,7 @@ def rows() -> list[dict[str, Any]]:
             for size in SIZES:
                 inputs = _inputs(size, dtype)
                 calls = {who: partial(_step, loss, inputs) for who, loss in contenders.items()}
-                times = alternate(calls, seconds=6.0, least=3)
+                times = alternate(calls, seconds=2.0, least=2)
                 # What any implementation has to do: the products, and those of both gradients.
                 useful = 6 * size**2 * DEPTH / 1e9
                 out.append(
