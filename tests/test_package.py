@@ -23,6 +23,7 @@ PUBLIC = {
         "biases",
         "cpu_capabilities",
         "cpu_capability",
+        "distributed",
         "functional",
         "masks",
         "nn",
@@ -30,20 +31,36 @@ PUBLIC = {
     },
     "xmkern.functional": {
         "attention",
+        "bitwise_max_margin",
+        "cosine_max_margin",
         "damsm_loss",
         "damsm_scores",
+        "distillation",
         "hamming_distance",
         "hamming_range",
         "hamming_topk",
+        "hash_likelihood",
+        "info_nce",
         "merge_attention",
+        "mil_nce",
+        "multi_positive_info_nce",
         "optimal_transport_alignment",
         "pack_bits",
+        "ranking_loss",
         "scaled_dot_product_attention",
+        "sigmoid_contrastive",
         "unpack_bits",
     },
     "xmkern.masks": {"Mask", "axial", "band", "causal", "dense", "key_lengths", "prefix", "segments"},
     "xmkern.biases": {"RelativeBias", "swin_buckets", "t5_buckets"},
-    "xmkern.nn": {"MultiheadAttention", "TransformerDecoderLayer", "TransformerEncoderLayer"},
+    "xmkern.distributed": {"info_nce", "sigmoid_contrastive"},
+    "xmkern.nn": {
+        "ClipLoss",
+        "MultiheadAttention",
+        "SigLipLoss",
+        "TransformerDecoderLayer",
+        "TransformerEncoderLayer",
+    },
     "xmkern.testing": {"assert_matches_reference", "each_capability", "strategies", "threads"},
 }
 
@@ -134,7 +151,7 @@ def test_native_sources_know_neither_torch_nor_python():
 
 
 def test_imports_run_one_way():
-    order = ["native", "ops", "masks", "biases", "_functional", "functional", "nn", "models"]
+    order = ["native", "ops", "masks", "biases", "_functional", "functional", "distributed", "nn", "models"]
     for level, name in enumerate(order):
         for path in [*ROOT.glob(f"xmkern/{name}.py"), *ROOT.glob(f"xmkern/{name}/**/*.py")]:
             for node in ast.walk(ast.parse(path.read_text())):

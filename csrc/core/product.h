@@ -71,7 +71,11 @@ template <class Arithmetic, int Rows, int Vectors, bool Transposed>
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = Floats{};
+    for (int v = 0; v < Vectors; ++v) {
+      sums[r][v] = Floats{};
+      // What is added to at the end is on its way meanwhile.
+      __builtin_prefetch(c + r * c_stride + v * lanes, 1);
+    }
   for (int64_t k = 0; k < steps; ++k) {
     decltype(load(b)) columns[Vectors];
 #pragma GCC unroll 2
@@ -224,22 +228,28 @@ inline void interleave(const float* first, const float* second, int64_t columns,
 }
 #endif
 
-// A block of up to `panel_width` rows, transposed into the panel at `column`: its rows become columns. Rows of the
-// block up to the panel's width are overwritten with zeros.
+// A block of up to `panel_width` rows, transposed into `steps` rows, from `step` on, of the panel at `column`: its rows
+// become columns. Rows of the block up to the panel's width are overwritten with zeros.
 template <class Unit>
-inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column) {
+inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column, int64_t step,
+                            int64_t steps) {
   const int64_t width = out.width(column);
   auto* words = reinterpret_cast<uint32_t*>(block);
   for (int64_t r = rows; r < width; ++r)
-    for (int64_t k = 0; k < out.steps; k += lanes) store(words + r * stride + k, Words{});
-  for (int64_t k = 0; k < out.steps; k += 4) {
-    const int64_t left = out.steps - k < 4 ? out.steps - k : 4;
+    for (int64_t k = 0; k < steps; k += lanes) store(words + r * stride + k, Words{});
+  for (int64_t k = 0; k < steps; k += 4) {
+    const int64_t left = steps - k < 4 ? steps - k : 4;
     for (int64_t r = 0; r < width; r += lanes) {
       Words strip[4];
       transpose4(words + r * stride + k, stride, strip);
-      for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out.at(k + c, column) + r), strip[c]);
+      for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out.at(step + k + c, column) + r), strip[c]);
     }
   }
+}
+
+template <class Unit>
+inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column) {
+  pack_transposed(block, rows, out, column, 0, out.steps);
 }
 
 }  // namespace xmkern::XMKERN_CAPABILITY

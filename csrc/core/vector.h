@@ -72,6 +72,19 @@ inline uint32_t at_least(Words a, Words b) {
 #endif
 }
 
+// Bit i is set where lane i of a is greater than that of b: not where one is NaN.
+inline uint32_t greater(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(a > b)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes; ++i) bits |= static_cast<uint32_t>(a[i] > b[i]) << i;
+  return bits;
+#endif
+}
+
 #if defined(__AVX2__)
 // Folds a vector onto its lower half, again and again, until one number is left.
 template <class F>

@@ -1,14 +1,10 @@
 """What can be known of attention's Triton kernels without a GPU: as the launcher asks for them, they compile for each
 chip, do not spill, fit its shared memory and use its matrix units. Values: test_triton.py.
 
-The launcher runs as it is, on tensors of the CPU, with a driver that has no GPU behind it: kernels are compiled with
-the very arguments that they would be launched with. ``XMKERN_THOROUGH=1`` compiles many more of them.
+``XMKERN_THOROUGH=1`` compiles many more of them.
 """
 
-import os
 import re
-import subprocess
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,70 +12,18 @@ from typing import Any
 import pytest
 import torch
 
+from tests.compiled import MATRIX_UNITS, SHARED_BYTES, THOROUGH, Compiled, compiler
 from xmkern.ops.attention import triton as launcher
 
-SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # what one block may have
-MATRIX_UNITS = {80: "mma.sync", 86: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 CAUSAL = [2, -(2**62), 0]
-THOROUGH = pytest.mark.skipif(not os.environ.get("XMKERN_THOROUGH"), reason="takes minutes: set XMKERN_THOROUGH=1")
 L = 1024
-
-
-class NoGpu:
-    """Stands in for Triton's driver: says what chip to compile for."""
-
-    def __init__(self, chip: int) -> None:
-        from triton.backends.compiler import GPUTarget
-
-        self.target = GPUTarget("cuda", chip, 32)
-
-    def get_current_target(self) -> Any:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return self.target.arch  # compiled kernels are kept by device
-
-    def get_current_stream(self, device: int = 0) -> int:
-        return 0
-
-
-class Compiled:
-    def __init__(self, name: str, kernel: Any, folder: Path) -> None:
-        import triton
-
-        self.name, self.shared, self.ptx = name, kernel.metadata.shared, kernel.asm["ptx"]
-        binary = folder / "kernel.cubin"
-        binary.write_bytes(kernel.asm["cubin"])
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        self.stack = int(re.findall(r"STACK:(\d+)", usage)[0])  # what does not fit in registers lies there
 
 
 @pytest.fixture
 def compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """compile_for(chip, **a call of attention) -> the kernels that its forward and backward launch"""
-    pytest.importorskip("triton")
-    if os.environ.get("TRITON_INTERPRET"):
-        pytest.skip("the interpreter is on, so kernels are not compiled")
-    from triton.runtime import driver
-
-    def compile_call(chip: int, **call: Any) -> list[Compiled]:
-        found: list[Compiled] = []
-
-        def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Triton's own notices of defaults to come
-                made = kernel.warmup(*args, grid=(programs,), enable_fp_fusion=True, **constants)
-            found.append(Compiled(kernel.__name__, made, tmp_path))
-
-        monkeypatch.setattr(launcher, "launch", launch)
-        chip_of = lambda device: launcher.arguments.Chip(chip, SHARED_BYTES[chip], 132)  # noqa: E731
-        monkeypatch.setattr(launcher.arguments, "chip_of", chip_of)
-        monkeypatch.setattr(driver, "_active", NoGpu(chip))
-        run(**call)
-        return found
-
-    return compile_call
+    compiled = compiler(monkeypatch, tmp_path)
+    return lambda chip, **call: compiled(chip, lambda: run(**call))
 
 
 def run(
@@ -128,10 +72,8 @@ MATRIX_KERNELS = ("forward_kernel", "grad_query_kernel", "grad_key_value_kernel"
 
 def assert_fit(kernels: list[Compiled], chip: int, stack: int = 0, units: str = "mma") -> None:
     """stack: bytes of it that a kernel may have; units: of the instruction that multiplies matrices."""
-    assert kernels
     for kernel in kernels:
-        assert kernel.shared <= SHARED_BYTES[chip], f"{kernel.name} has {kernel.shared} bytes of shared memory"
-        assert kernel.stack <= stack, f"{kernel.name} has {kernel.stack} bytes on the stack"
+        kernel.assert_fits(chip, stack)
         if kernel.name in MATRIX_KERNELS:
             assert units in kernel.ptx, kernel.name
 

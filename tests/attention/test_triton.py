@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from xmkern.ops import gpu
 from xmkern.ops.attention import reference, triton
 from xmkern.ops.attention.op import attention
 from xmkern.testing import assert_matches_reference
@@ -263,10 +264,10 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "or more queries or keys" in refusal(x[:, :, :1].expand(1, 1, triton.FAR, 8))
     out, lse = reference.attention(x, x, x, [], [], None, None, 1.0, 0.0, None)
     assert triton.refuses(out, None, x, x, x, out, lse, [], [], None, None, 1.0, 0.0, None, False) is None
-    small = triton.arguments.Chip(89, 99 << 10, 100)
-    monkeypatch.setattr(triton.arguments, "chip_of", lambda device: small)
+    small = gpu.Chip(89, 99 << 10, 100)
+    monkeypatch.setattr(gpu, "chip_of", lambda device: small)
     assert "too little shared memory" in refusal(torch.randn(1, 1, 3, 200))
-    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
     assert "not installed" in refusal(x)
 
 

@@ -1,6 +1,7 @@
-"""Modules that hold parameters and call :mod:`xmkern.functional`: drop-in replacements for torch's own."""
+"""Modules that call :mod:`xmkern.functional`: drop-in replacements for torch's layers and open_clip's losses."""
 
 from xmkern.nn.attention import MultiheadAttention
+from xmkern.nn.losses import ClipLoss, SigLipLoss
 from xmkern.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer
 
-__all__ = ["MultiheadAttention", "TransformerDecoderLayer", "TransformerEncoderLayer"]
+__all__ = ["ClipLoss", "MultiheadAttention", "SigLipLoss", "TransformerDecoderLayer", "TransformerEncoderLayer"]

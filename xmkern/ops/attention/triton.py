@@ -1,39 +1,32 @@
 """Launches the Triton kernels: makes the memory, lowers the arguments. Triton is imported by the first call."""
 
-import importlib.util
 import math
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xmkern.ops import gpu
 from xmkern.ops.attention import triton_arguments as arguments
 from xmkern.ops.attention.layout import empty_like_query
-from xmkern.ops.attention.triton_arguments import FAR, LoweredMask, Tiles, cdiv, dense, operand, power_of_two
+from xmkern.ops.attention.triton_arguments import FAR, LoweredMask, Tiles, dense, operand
+from xmkern.ops.gpu import cdiv, power_of_two
 
 MAX_DEPTH = 256
 _MAX_PACKED = 64  # queries of all heads that share a key head, up to which one program takes them all
 _MAX_SPLITS = 64
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def refuses(*args: Any) -> str | None:
     """Why these arguments of ``attention`` or ``attention_backward`` cannot be served, or None."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
     query, key, value = args[2:5] if isinstance(args[3], Tensor) else args[:3]
-    if not _interpreted():
-        if query.device.type != "cuda":
-            return "the tensors are not on a CUDA GPU and Triton's interpreter is off (TRITON_INTERPRET=1)"
-        if arguments.chip_of(query.device).capability < 80:
-            return "the GPU is older than compute capability 8.0"
-    if query.dtype not in _DTYPES:
-        return f"the kernels take float32, bfloat16 and float16, not {query.dtype}"
+    reason = gpu.refuses(query)
+    if reason is not None:
+        return reason
     depth = max(query.shape[3], value.shape[3])
     if depth > MAX_DEPTH:
         return f"the kernels take heads of up to {MAX_DEPTH} numbers, not {depth}"
-    if query.dtype == torch.float32 and depth > 128 and arguments.chip_of(query.device).shared < 160 << 10:
+    if query.dtype == torch.float32 and depth > 128 and gpu.chip_of(query.device).shared < 160 << 10:
         return f"the GPU has too little shared memory for float32 heads of {depth} numbers"
     if max(query.shape[2], key.shape[2]) >= FAR:
         return f"there are {FAR} or more queries or keys"
@@ -64,7 +57,7 @@ class _Call:
         self.bias_form, self.bias = arguments.lower_bias(bias, buckets, self.queries)
         self.dropout = arguments.lower_dropout(dropout_p, seed)
         self.scale = scale
-        self.chip = arguments.chip_of(query.device)
+        self.chip = gpu.chip_of(query.device)
         self.pads = tuple(max(16, power_of_two(d)) for d in (self.depth, self.value_depth))
 
     def shape(self, unit: int) -> tuple[int, ...]:
@@ -77,7 +70,7 @@ class _Call:
             "MASK": self.mask.program,
             "BIAS": self.bias_form,
             "DROPOUT": bool(self.dropout),
-            "PRECISION": "wide" if _interpreted() else arguments.precision(self.query.dtype, max(self.pads), **limits),
+            "PRECISION": arguments.precision(self.query.dtype, max(self.pads), **limits),
             "ROWS": tiles.rows,
             "KEYS": tiles.keys,
             "num_warps": tiles.warps,
@@ -95,7 +88,7 @@ class _Call:
         device = self.query.device
         lists = torch.empty(batches, fixed, 2, moving, dtype=torch.int32, device=device)
         counts = torch.empty(batches, fixed, 2, dtype=torch.int32, device=device)
-        launch(
+        gpu.launch(
             _masks().tile_list_kernel, batches * fixed, lists, counts, self.sizes, self.mask.numbers, self.mask.tensors,
             MASK=self.mask.program, QUERY_TILE=tiles.rows, KEY_TILE=tiles.keys, OF_KEYS=of_keys, CHUNK=32, num_warps=4,
         )  # fmt: skip
@@ -129,7 +122,7 @@ def attention(
     tiles = tiles.fit(rows, call.keys)
     programs = call.batches * (call.key_heads if packed else call.heads * cdiv(rows, tiles.rows))
     splits = _splits(programs, cdiv(call.keys, tiles.keys), call.chip.processors) if rows <= tiles.rows else 1
-    with _on(query):
+    with gpu.on(query):
         lists = call.lists(tiles, of_keys=False) if splits == 1 and not packed else ()
         unit = arguments.unit_of(call.query, call.key, call.value, out)
         target, target_lse = operand(out, unit), lse
@@ -138,14 +131,14 @@ def attention(
             unit = unit if call.value_depth % 8 == 0 else 1
             parts = torch.empty(splits, *out.shape, dtype=torch.float32, device=query.device)
             target, target_lse = (parts, 0, 0, call.value_depth // unit), lse.new_empty(splits, *lse.shape)
-        launch(
+        gpu.launch(
             _forward().forward_kernel, programs * splits,
             *(operand(x, unit) for x in (call.query, call.key, call.value)), target, target_lse, splits,
             call.sizes, call.mask.numbers, call.mask.tensors, lists, call.bias, call.dropout, call.scale,
             LISTED=bool(lists), PACKED=packed, SPLIT=splits > 1, **call.constants(tiles, unit),
         )  # fmt: skip
         if splits > 1:
-            launch(
+            gpu.launch(
                 _forward().merge_kernel, lse.numel(), parts, target_lse, operand(out, unit), lse, call.sizes, splits,
                 SHAPE=call.shape(unit), SPLITS=power_of_two(splits), num_warps=4,
             )  # fmt: skip
@@ -183,17 +176,17 @@ def attention_backward(
     by_query = arguments.backward_tiles(call.chip, depth, size, of_keys=False).fit(call.queries, call.keys)
     by_key = arguments.backward_tiles(call.chip, depth, size, of_keys=True).fit(call.queries, call.keys, of_keys=True)
     unit = arguments.unit_of(call.query, call.key, call.value, out, grad_out, grad_query, grad_key, grad_value)
-    with _on(query):
+    with gpu.on(query):
         given = (*(operand(x, unit) for x in (call.query, call.key, call.value, grad_out)), (lse, delta))
         lists = call.lists(by_query, of_keys=False)
-        launch(
+        gpu.launch(
             kernels.grad_query_kernel, call.batches * call.heads * cdiv(call.queries, by_query.rows),
             *given, operand(out, unit), () if grad_lse is None else (grad_lse, *grad_lse.stride()),
             operand(grad_query, unit), call.sizes, call.mask.numbers, call.mask.tensors, lists,
             call.bias, call.dropout, call.scale, LISTED=bool(lists), **call.constants(by_query, unit),
         )  # fmt: skip
         lists = call.lists(by_key, of_keys=True)
-        launch(
+        gpu.launch(
             kernels.grad_key_value_kernel, call.batches * call.key_heads * cdiv(call.keys, by_key.keys),
             *given, operand(grad_key, unit), operand(grad_value, unit),
             call.sizes, call.mask.numbers, call.mask.tensors, lists,
@@ -229,7 +222,7 @@ def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, unit: int, toe
     shares = max(1, min(members, cdiv(2 * call.chip.processors, matrices * places)))
     in_place = shares == 1 and grad.numel() == matrices * math.prod(shape)
     found = grad.view(1, matrices, *shape) if in_place else grad.new_empty(shares, matrices, *shape)
-    launch(
+    gpu.launch(
         kernels.grad_bias_kernel, shares * matrices * places, *given, found,
         (shares, bias_batches, bias_heads, among_heads, members, bins),
         call.sizes, call.mask.numbers, call.mask.tensors, call.bias, call.dropout, call.scale,
@@ -239,7 +232,7 @@ def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, unit: int, toe
         return
     if toeplitz:
         folded = grad.new_empty(shares, matrices, bins)
-        launch(
+        gpu.launch(
             kernels.fold_diagonals_kernel, shares * matrices * cdiv(bins, 128), found, folded, call.sizes,
             row_tiles, places, T=tiles.rows, CHUNK=128, num_warps=4,
         )  # fmt: skip
@@ -249,25 +242,11 @@ def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, unit: int, toe
     grad.copy_(found.sum(0).view(grad.shape))
 
 
-def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
-    # Triton means to stop joining products and sums of its own accord; the kernels are measured with it.
-    kernel[(programs,)](*args, enable_fp_fusion=True, **constants)
-
-
 def _splits(programs: int, tiles: int, processors: int) -> int:
     """Among how many programs the keys of one row of tiles are cut: enough to fill the GPU, four tiles each or more."""
     if 2 * programs > processors:
         return 1
     return max(1, min(cdiv(2 * processors, programs), tiles // 4, _MAX_SPLITS))
-
-
-def _on(x: Tensor) -> Any:
-    """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device_of(x)
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "y", "on")
 
 
 def _masks() -> Any:

@@ -1,34 +1,17 @@
 """What the launchers of attention hand to the Triton kernels: masks and biases lowered, tiles picked."""
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xmkern.ops import gpu
 from xmkern.ops.attention.layout import strides_of
 from xmkern.ops.attention.program import TENSOR_OPERANDS, Code, instructions
+from xmkern.ops.gpu import Chip, power_of_two
 
 FAR = 1 << 29  # lengths stay below it, so that sums of two positions fit in 32 bits
-
-
-@dataclass(frozen=True)
-class Chip:
-    """What the choice of tiles depends on. capability: as in sm_90; shared: bytes of shared memory a block may have."""
-
-    capability: int
-    shared: int
-    processors: int
-
-
-@cache
-def chip_of(device: torch.device) -> Chip:
-    if device.type != "cuda":
-        return Chip(90, 227 << 10, 4)  # the interpreter
-    found = torch.cuda.get_device_properties(device)
-    shared = getattr(found, "shared_memory_per_block_optin", 99 << 10)
-    return Chip(found.major * 10 + found.minor, shared, found.multi_processor_count)
 
 
 @dataclass(frozen=True)
@@ -48,8 +31,7 @@ class Tiles:
         return Tiles(rows, keys, self.warps if whole else 4, self.stages)
 
 
-# Tiles by the padded head size, of three sorts of chip: "warpgroup" has matrix units that read shared memory (sm_90,
-# sm_100), "large" 160 KB of it a block (sm_80), "small" 99 KB. What was weighed: registers do not spill, shared memory
+# Tiles by the padded head size, of three sorts of chip. What was weighed: registers do not spill, shared memory
 # suffices, matrix units are fed with as large tiles as that leaves. "crowded": a bias or dropout wants registers too.
 _FORWARD = {
     # (bytes of an element, sort of chip): {head size: (plain, crowded)}
@@ -120,14 +102,8 @@ _BACKWARD = {
 _SPLIT = Tiles(64, 32, 8, 2)
 
 
-def _sort_of(chip: Chip) -> str:
-    if chip.shared < 160 << 10:
-        return "small"
-    return "warpgroup" if chip.capability >= 90 else "large"
-
-
 def _splits_registers(chip: Chip, depth: int, size: int) -> bool:
-    return chip.capability >= 100 and _sort_of(chip) == "warpgroup" and size == 4 and depth <= 64
+    return chip.capability >= 100 and chip.sort == "warpgroup" and size == 4 and depth <= 64
 
 
 def forward_tiles(chip: Chip, depth: int, size: int, crowded: bool) -> Tiles:
@@ -136,18 +112,18 @@ def forward_tiles(chip: Chip, depth: int, size: int, crowded: bool) -> Tiles:
         crowded = True  # the sums of heads of 256 pass through registers there
     if crowded and _splits_registers(chip, depth, size):
         return _SPLIT
-    return _FORWARD[size, _sort_of(chip)][max(64, depth)][crowded]
+    return _FORWARD[size, chip.sort][max(64, depth)][crowded]
 
 
 def backward_tiles(chip: Chip, depth: int, size: int, of_keys: bool) -> Tiles:
     if not of_keys and _splits_registers(chip, depth, size):
         return _SPLIT
-    return _BACKWARD[size, _sort_of(chip)][max(64, depth)][of_keys]
+    return _BACKWARD[size, chip.sort][max(64, depth)][of_keys]
 
 
 def bias_tiles(chip: Chip, depth: int, size: int) -> Tiles:
     """Square: a diagonal of tiles is summed."""
-    if _sort_of(chip) == "warpgroup" and size == 2 and depth <= 128:
+    if chip.sort == "warpgroup" and size == 2 and depth <= 128:
         return Tiles(64, 64, 8, 1)
     return Tiles(32, 32, 8, 2 if size == 2 else 1)
 
@@ -220,14 +196,13 @@ def lower_dropout(dropout_p: float, seed: Tensor | None) -> tuple[Any, ...]:
 
 
 def precision(dtype: torch.dtype, depth: int, largest: int = 128) -> str:
-    """How float32 is multiplied: as exactly as torch's own products, which users set.
+    """How operands are multiplied: float32 as exactly as torch's own products, which users set.
 
     Three products in tf32 keep two halves of each operand in registers. What heads above ``largest`` numbers have does
     not fit there, and is multiplied without matrix units.
     """
-    if dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32":
-        return "tf32"
-    return "tf32x3" if depth <= largest else "ieee"
+    found = gpu.precision(dtype)
+    return "ieee" if found == "tf32x3" and depth > largest else found
 
 
 def unit_of(*operands: Tensor) -> int:
@@ -241,15 +216,6 @@ def operand(x: Tensor, unit: int) -> tuple[Any, ...]:
 
 def dense(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
-
-
-def power_of_two(x: int) -> int:
-    """Not less than x."""
-    return 1 << max(0, x - 1).bit_length()
-
-
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def _clip(x: int) -> int:

@@ -15,12 +15,12 @@ from xmkern.ops.attention.triton_scores import (
     DEPTH,
     LOG2E,
     VALUE_DEPTH,
-    dot,
     kept,
     load_rows,
     matrix_of,
     scores,
 )
+from xmkern.ops.triton_product import dot
 
 # What becomes of a tile of the gradient of the scores.
 KEEP_TILE = tl.constexpr(0)  # one tile, summed over members

@@ -13,7 +13,6 @@ from xmkern.ops.attention.triton_scores import (
     LOG2E,
     NO_BIAS,
     VALUE_DEPTH,
-    dot,
     kept,
     load_rows,
     matrix_of,
@@ -22,6 +21,7 @@ from xmkern.ops.attention.triton_scores import (
     tile_of,
     walk,
 )
+from xmkern.ops.triton_product import dot
 
 
 @triton.jit(do_not_specialize=["sizes", "numbers", "dropout", "splits"])

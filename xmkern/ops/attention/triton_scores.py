@@ -62,15 +62,6 @@ def store_rows(base, rows, x, here, result, SHAPE: tl.constexpr, WHICH: tl.const
 
 
 @triton.jit
-def dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b, in float32; acc may be None. "wide" is for the interpreter, whose numpy cannot multiply bfloat16."""
-    if PRECISION == "wide":
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
-    else:
-        return tl.dot(a, b, acc, input_precision=PRECISION)
-
-
-@triton.jit
 def bias_at(i, j, here, there, batch, head, bias, BIAS: tl.constexpr):
     """The bias for queries i and keys j, one of them a row and one a column; there may be keys past the last unless
     ``there`` is None, and queries past the last.

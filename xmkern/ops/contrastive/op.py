@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from xmkern.ops.contrastive import reference
+from xmkern.ops.contrastive import cpu, reference, triton
 from xmkern.ops.registry import Backend, Op
 
-_LAUNCHERS: dict[str, ModuleType] = {}
+LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
 
 class Pairs(NamedTuple):
@@ -47,7 +47,7 @@ class Reduced(NamedTuple):
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
     """The launchers that have a function of this name, and the reference."""
-    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in _LAUNCHERS.items() if hasattr(own, name)]
+    fast = [Backend(kind, getattr(own, name), refuses(own)) for kind, own in LAUNCHERS.items() if hasattr(own, name)]
     return [*fast, Backend("reference", getattr(reference, name))]
 
 
@@ -129,8 +129,8 @@ class _Reduce(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return _forward(*args)
+    def forward(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        return _forward(x, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -197,10 +197,22 @@ def reduce_similarities(
         return Reduced(
             *_forward(*(each.detach() for each in (x, y, x_scale, y_scale, bias)), *pairs, kind, columns, backend)
         )
-    graded = torch.is_grad_enabled() and any(each.requires_grad for each in (x, y, x_scale, y_scale, bias))
+    call = _Reduce.apply if graded(x, y, x_scale, y_scale, bias) else _forward
+    return Reduced(*call(*distinct(x, y, x_scale, y_scale, bias, *pairs), kind, columns, backend))
+
+
+def graded(*tensors: Tensor) -> bool:
     # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
-    call = _Reduce.apply if graded or torch._C._are_functorch_transforms_active() else _forward
-    return Reduced(*call(x, y, x_scale, y_scale, bias, *pairs, kind, columns, backend))
+    return torch._C._are_functorch_transforms_active() or (
+        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    )
+
+
+def distinct(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """The same, and under torch.compile no tensor twice, which it refuses among the arguments of autograd.Function."""
+    if not torch.compiler.is_compiling():
+        return tensors
+    return tuple(None if tensor is None else tensor.view_as(tensor) for tensor in tensors)
 
 
 def _forward(x: Tensor, *args: Any) -> tuple[Tensor, ...]:

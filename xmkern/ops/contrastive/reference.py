@@ -10,7 +10,7 @@ The matrix of logits is ``z[i, j] = x_scale[i] * y_scale[j] * <x[i], y[j]> + bia
 import torch
 from torch import Tensor
 
-KINDS = ("logsumexp", "mil", "softplus", "hinge", "margin", "maximum")
+KINDS = ("logsumexp", "mil", "softplus", "hinge", "maximum", "margin")  # the order is that of the kernels
 
 
 def similarity_reduce(

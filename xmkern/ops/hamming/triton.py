@@ -1,13 +1,14 @@
 """Launches the Triton kernels: picks the tiles, makes the memory. Triton is imported by the first call."""
 
 import importlib.util
-import os
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from xmkern.ops import gpu
+from xmkern.ops.gpu import cdiv
 
 MAX_K = 256  # the running top-k of a program lives in registers
 MAX_WIDTH = 512
@@ -38,7 +39,7 @@ def refuses(*args: object) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     tensors = [a for a in args if isinstance(a, Tensor)]
-    if not _interpreted() and any(t.device.type != "cuda" for t in tensors):
+    if not gpu.interpreted() and any(t.device.type != "cuda" for t in tensors):
         return "the tensors are not on a CUDA GPU and Triton's interpreter is off (TRITON_INTERPRET=1)"
     if any(t.shape[1] > MAX_WIDTH for t in tensors):
         return f"codes are longer than {8 * MAX_WIDTH} bits"
@@ -55,9 +56,9 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     if out.numel() == 0:
         return out
     a_tile, b_tile = DISTANCE_TILE
-    programs = _cdiv(len(a), a_tile) * _cdiv(len(b), b_tile)
+    programs = cdiv(len(a), a_tile) * cdiv(len(b), b_tile)
     a_words, b_words, aligned = _words(a, b)
-    with _on(a.device):
+    with gpu.on(a):
         _kernels().distance_kernel[(programs,)](
             a_words, b_words, out, len(a), len(b),
             WIDTH=a.shape[1], ALIGNED=aligned, A_TILE=a_tile, B_TILE=b_tile, num_warps=4,
@@ -77,12 +78,12 @@ def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor
     if distances.numel() == 0:
         return distances, indices
     tiles = TopkTiles.of(k)
-    groups = _cdiv(len(queries), tiles.queries)
+    groups = cdiv(len(queries), tiles.queries)
     span = _span(len(codes), groups, tiles.codes, queries.device)
-    spans = max(1, _cdiv(len(codes), span))
+    spans = max(1, cdiv(len(codes), span))
     found = torch.empty(len(queries), spans * tiles.k, dtype=torch.int64, device=queries.device)
     query_words, code_words, aligned = _words(queries, codes)
-    with _on(queries.device):
+    with gpu.on(queries):
         _kernels().span_topk_kernel[(groups * spans,)](
             query_words, code_words, found, len(queries), len(codes), span, spans,
             WIDTH=queries.shape[1], ALIGNED=aligned, Q_TILE=tiles.queries, N_TILE=tiles.codes, K=tiles.k,
@@ -106,29 +107,11 @@ def _words(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, bool]:
 def _span(codes: int, groups: int, tile: int, device: torch.device) -> int:
     """Codes a program scans: few enough to fill the GPU several times over, whole tiles, and never so few that the
     merge of the spans outweighs the scan."""
-    wanted = _cdiv(8 * _processors(device), groups)
-    return max(4, _cdiv(_cdiv(codes, wanted), tile)) * tile
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-
-
-def _on(device: torch.device) -> Any:
-    """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device_of(torch.empty(0, device=device))
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "y", "on")
+    wanted = cdiv(8 * gpu.chip_of(device).processors, groups)
+    return max(4, cdiv(cdiv(codes, wanted), tile)) * tile
 
 
 def _kernels() -> Any:
     from xmkern.ops.hamming import triton_kernels
 
     return triton_kernels
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)

@@ -4,6 +4,17 @@ They lean towards the corners: empty axes, ties, lengths that are no multiple of
 """
 
 from xmkern.testing.strategies.attention import attention, mask
+from xmkern.testing.strategies.contrastive import (
+    cosine_max_margin,
+    distillation,
+    hash_likelihood,
+    info_nce,
+    mil_nce,
+    multi_positive_info_nce,
+    ranking_loss,
+    reduce_similarities,
+    sigmoid_contrastive,
+)
 from xmkern.testing.strategies.damsm import damsm_scores
 from xmkern.testing.strategies.hamming import (
     codes,
@@ -18,12 +29,21 @@ from xmkern.testing.strategies.transport import optimal_transport_alignment
 __all__ = [
     "attention",
     "codes",
+    "cosine_max_margin",
     "damsm_scores",
+    "distillation",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
+    "hash_likelihood",
+    "info_nce",
     "mask",
+    "mil_nce",
+    "multi_positive_info_nce",
     "optimal_transport_alignment",
     "pack_bits",
+    "ranking_loss",
+    "reduce_similarities",
+    "sigmoid_contrastive",
     "unpack_bits",
 ]

@@ -1,0 +1,119 @@
+// Reductions of a matrix of similarities and their gradients, a tile at a time: forward, the products of a block of
+// rows and a strip of columns are reduced and forgotten; backward, they are computed again, turned into their
+// gradients, and multiplied with both sides. Compiled once per instruction set (see core/capability.h): no
+// standard-library code in here.
+#include "contrastive/reductions.h"
+#include "contrastive/slopes.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+namespace {
+
+// Enough for any arithmetic.
+int64_t shared_workspace(const Problem& p, int64_t columns) {
+  const int64_t blocks = blocks_of(p.depth) + 1, panel_block = panel_width * stride;
+  return blocks * block_size + panel_block + p.depth * round_up(columns, lanes);
+}
+
+int64_t forward_workspace(const Problem& p) { return 4 * (shared_workspace(p, contrastive::strip_columns) + 64); }
+
+int64_t backward_workspace(const Problem& p) {
+  const int64_t columns = contrastive::strip_columns, depth = round_up(p.depth, lanes);
+  return 4 * (shared_workspace(p, columns) + block_size + (block_rows + columns) * depth + 96);
+}
+
+// Blocks as equal as whole groups of rows in registers allow: a short last block would waste what was packed for it.
+int64_t rows_a_block(const Part& part) {
+  const int64_t rows = part.row_end - part.row_begin, blocks = (rows + block_rows - 1) / block_rows;
+  return round_up((rows + blocks - 1) / blocks, max_rows);
+}
+
+template <class Arithmetic, Dtype dtype>
+void forward_of(const Problem& p, const Totals& rows, const Totals& columns, const Part& part) {
+  using Unit = typename Arithmetic::Unit;
+  Memory memory(part.workspace);
+  auto* blocks = reinterpret_cast<Unit*>(memory.floats(blocks_of(units<Arithmetic>(p.depth)) * block_size));
+  auto* tile = memory.floats(block_size);
+  auto* panel_block = reinterpret_cast<Unit*>(memory.floats(panel_width * stride));
+  const Strip strip(p.y, part.column_begin, part.column_end);
+  const auto packed = memory.panels<Arithmetic>(p.depth, strip.count);
+  pack_columns<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, packed, panel_block);
+  StripTotals strip_totals(p, strip, columns);
+  const int64_t block = rows_a_block(part);
+  for (int64_t row = part.row_begin; row < part.row_end; row += block) {
+    const int64_t count = lesser(block, part.row_end - row);
+    load_rows<Arithmetic, dtype>(p.x, p.depth, row, count, blocks);
+    multiply_tile<Arithmetic>(blocks, count, packed, tile);
+    reduce(p, strip, row, count, tile, rows, strip_totals);
+  }
+  strip_totals.store(p, strip, columns);
+}
+
+// Gradients as left operands of both products: rows of units, and units along the rows. In float32 a tile is both.
+const float* transposed_units(float* tile, int64_t, int64_t, float*) { return tile; }
+
+#if defined(__AVX512BF16__)
+const uint32_t* transposed_units(float* tile, int64_t rows, int64_t columns, uint32_t* out) {
+  alignas(64) static constexpr float nothing[max_columns] = {};
+  for (int64_t r = 0; r < rows; r += 2) {
+    float* line = tile + r * stride;
+    interleave(line, r + 1 < rows ? line + stride : nothing, columns, out + r / 2 * stride);
+    narrow(line, columns, reinterpret_cast<uint32_t*>(line));
+    if (r + 1 < rows) narrow(line + stride, columns, reinterpret_cast<uint32_t*>(line + stride));
+  }
+  return out;
+}
+#endif
+
+template <class Arithmetic, Dtype dtype>
+void backward_of(const Problem& p, const Gradients& g, const Part& part) {
+  using Unit = typename Arithmetic::Unit;
+  Memory memory(part.workspace);
+  auto* blocks = reinterpret_cast<Unit*>(memory.floats(blocks_of(units<Arithmetic>(p.depth)) * block_size));
+  auto* tile = memory.floats(block_size);
+  auto* turned = reinterpret_cast<Unit*>(memory.floats(block_size));
+  auto* panel_block = reinterpret_cast<Unit*>(memory.floats(panel_width * stride));
+  const Strip strip(p.y, part.column_begin, part.column_end);
+  const auto packed = memory.panels<Arithmetic>(p.depth, strip.count);
+  const auto y_rows = memory.panels<Arithmetic>(strip.count, p.depth);
+  const auto x_rows = memory.panels<Arithmetic>(block_rows, p.depth);
+  pack_columns<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, packed, panel_block);
+  pack_rows<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, y_rows);
+  StripSlopes strip_slopes(p, strip, g.columns);
+  const int64_t depth = round_up(p.depth, 16);
+  float* grad_y = g.columns.grad + strip.begin * depth;
+  const int64_t block = rows_a_block(part);
+  for (int64_t row = part.row_begin; row < part.row_end; row += block) {
+    const int64_t count = lesser(block, part.row_end - row);
+    load_rows<Arithmetic, dtype>(p.x, p.depth, row, count, blocks);
+    pack_rows<Arithmetic, dtype>(p.x, p.depth, row, count, x_rows);
+    multiply_tile<Arithmetic>(blocks, count, packed, tile);
+    differentiate(p, g, strip, row, count, tile, strip_slopes);
+    const Unit* transposed = transposed_units(tile, count, strip.width, turned);
+    multiply<Arithmetic, false>(reinterpret_cast<const Unit*>(tile), count, y_rows, 0, y_rows.steps, 0, y_rows.columns,
+                                g.rows.grad + row * depth, depth, true);
+    multiply<Arithmetic, true>(transposed, strip.count, x_rows, 0, units<Arithmetic>(count), 0, x_rows.columns, grad_y,
+                               depth, true);
+  }
+  strip_slopes.store(strip, g.columns);
+}
+
+void forward(const Problem& p, const Totals& rows, const Totals& columns, const Part& part) {
+  with_dtype(p.dtype, [&](auto type) {
+    constexpr Dtype dtype = decltype(type)::value;
+    forward_of<typename ArithmeticOf<dtype>::type, dtype>(p, rows, columns, part);
+  });
+}
+
+void backward(const Problem& p, const Gradients& g, const Part& part) {
+  with_dtype(p.dtype, [&](auto type) {
+    constexpr Dtype dtype = decltype(type)::value;
+    backward_of<typename ArithmeticOf<dtype>::type, dtype>(p, g, part);
+  });
+}
+
+}  // namespace
+
+extern const contrastive::Kernel contrastive_kernel;
+const contrastive::Kernel contrastive_kernel = {forward_workspace, backward_workspace, forward, backward};
+
+}  // namespace xmkern::XMKERN_CAPABILITY

@@ -1,0 +1,58 @@
+#include "contrastive/contrastive.h"
+
+#include <array>
+
+#include "module.h"
+
+namespace py = pybind11;
+using namespace xmkern::contrastive;
+
+namespace {
+
+template <class T>
+T* at(int64_t address) {
+  return reinterpret_cast<T*>(static_cast<Address>(address));
+}
+
+// Address, count, stride; addresses of scale, ids, groups and offset.
+using SideNumbers = std::array<int64_t, 7>;
+// x, y; depth, dtype, kind, whether columns are reduced; address and row stride of the relevance; bias.
+struct Call {
+  static Side side(const SideNumbers& n) {
+    return {at<void>(n[0]), n[1], n[2], at<float>(n[3]), at<int64_t>(n[4]), at<int64_t>(n[5]), at<float>(n[6])};
+  }
+
+  static Problem problem(const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& n, float bias) {
+    return {side(x),  side(y),           n[0], static_cast<xmkern::Dtype>(n[1]),
+            bias,     at<uint8_t>(n[4]), n[5], static_cast<Kind>(n[2]),
+            n[3] != 0};
+  }
+};
+
+// Addresses of value, positive and count.
+Totals totals(const std::array<int64_t, 3>& n) { return {at<float>(n[0]), at<float>(n[1]), at<int64_t>(n[2]), {}, {}}; }
+
+// Addresses of value, positive, their gradients, and the gradients of a side and its scale.
+Slopes slopes(const std::array<int64_t, 6>& n) {
+  return {at<float>(n[0]), at<float>(n[1]), at<float>(n[2]), at<float>(n[3]), at<float>(n[4]), at<float>(n[5])};
+}
+
+}  // namespace
+
+void bind_contrastive(py::module_& module) {
+  py::module_ contrastive = module.def_submodule("contrastive");
+
+  contrastive.def("forward",
+                  [](const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& numbers, float bias,
+                     const std::array<int64_t, 3>& rows, const std::array<int64_t, 3>& columns, int threads) {
+                    py::gil_scoped_release release;
+                    forward(Call::problem(x, y, numbers, bias), totals(rows), totals(columns), threads);
+                  });
+
+  contrastive.def("backward", [](const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& numbers,
+                                 float bias, const std::array<int64_t, 6>& rows, const std::array<int64_t, 6>& columns,
+                                 int64_t grad_bias, int threads) {
+    py::gil_scoped_release release;
+    backward(Call::problem(x, y, numbers, bias), {slopes(rows), slopes(columns), at<float>(grad_bias)}, threads);
+  });
+}

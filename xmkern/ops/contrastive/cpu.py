@@ -1,0 +1,143 @@
+"""Launches the C++ kernels: makes the memory, passes addresses and strides."""
+
+import torch
+from torch import Tensor
+
+from xmkern import native
+from xmkern.ops.contrastive.reference import KINDS
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_LANES = 16
+
+
+def refuses(x: Tensor, y: Tensor, x_scale: Tensor, *args: object) -> str | None:
+    if not x.is_cpu:
+        return f"the tensors are on {x.device}"
+    if x.dtype not in _DTYPES:
+        return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
+    if args[-2] == "margin":
+        return "the kernels have no pairs against a margin"
+    return native.why_missing()
+
+
+def similarity_reduce(
+    x: Tensor,
+    y: Tensor,
+    x_scale: Tensor,
+    y_scale: Tensor,
+    bias: Tensor,
+    x_ids: Tensor | None,
+    y_ids: Tensor | None,
+    x_groups: Tensor | None,
+    y_groups: Tensor | None,
+    relevance: Tensor | None,
+    x_offset: Tensor | None,
+    y_offset: Tensor | None,
+    kind: str,
+    columns: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = _totals(x.shape[0])
+    column_totals = _totals(y.shape[0] if columns else 0)
+    x_side = _side(x, x_scale, x_ids, x_groups, x_offset)
+    y_side = _side(y, y_scale, y_ids, y_groups, y_offset)
+    related = _relevance(relevance)
+    native.module().contrastive.forward(
+        _addresses(x, x_side),
+        _addresses(y, y_side),
+        _numbers(x, kind, columns, related),
+        float(bias),
+        [total.data_ptr() for total in rows],
+        [total.data_ptr() for total in column_totals],
+        torch.get_num_threads(),
+    )
+    return (*rows, *column_totals)
+
+
+def similarity_reduce_backward(
+    grad_row_value: Tensor,
+    grad_row_positive: Tensor,
+    grad_column_value: Tensor,
+    grad_column_positive: Tensor,
+    x: Tensor,
+    y: Tensor,
+    x_scale: Tensor,
+    y_scale: Tensor,
+    bias: Tensor,
+    x_ids: Tensor | None,
+    y_ids: Tensor | None,
+    x_groups: Tensor | None,
+    y_groups: Tensor | None,
+    relevance: Tensor | None,
+    x_offset: Tensor | None,
+    y_offset: Tensor | None,
+    row_value: Tensor,
+    row_positive: Tensor,
+    column_value: Tensor,
+    column_positive: Tensor,
+    kind: str,
+    columns: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x_side = _side(x, x_scale, x_ids, x_groups, x_offset)
+    y_side = _side(y, y_scale, y_ids, y_groups, y_offset)
+    related = _relevance(relevance)
+    row_slopes = [t.contiguous() for t in (row_value, row_positive, grad_row_value, grad_row_positive)]
+    column_slopes = [
+        t.contiguous() for t in (column_value, column_positive, grad_column_value, grad_column_positive)
+    ]
+    sums = [_sums(each) for each in (x, y)]
+    grad_scales = [torch.zeros(each.shape[0], dtype=torch.float32, device="cpu") for each in (x, y)]
+    grad_bias = torch.zeros(x.shape[0], dtype=torch.float32, device="cpu")
+    native.module().contrastive.backward(
+        _addresses(x, x_side),
+        _addresses(y, y_side),
+        _numbers(x, kind, columns, related),
+        float(bias),
+        [t.data_ptr() for t in (*row_slopes, sums[0], grad_scales[0])],
+        [t.data_ptr() for t in (*column_slopes, sums[1], grad_scales[1])],
+        grad_bias.data_ptr(),
+        torch.get_num_threads(),
+    )
+    # Each sum makes room for the next.
+    grad_x = _rounded(sums.pop(0), x)
+    return grad_x, _rounded(sums.pop(), y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
+
+
+def _totals(count: int) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty(count, dtype=torch.float32, device="cpu"),
+        torch.empty(count, dtype=torch.float32, device="cpu"),
+        torch.empty(count, dtype=torch.int64, device="cpu"),
+    )
+
+
+def _side(x: Tensor, *vectors: Tensor | None) -> list[Tensor | None]:
+    """What the kernels read of a side: rows whose numbers are dense, and vectors."""
+    rows = x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
+    return [rows, *(None if v is None else v.contiguous() for v in vectors)]
+
+
+def _addresses(x: Tensor, side: list[Tensor | None]) -> list[int]:
+    rows, *vectors = side
+    assert rows is not None
+    return [rows.data_ptr(), x.shape[0], rows.stride(0), *(0 if v is None else v.data_ptr() for v in vectors)]
+
+
+def _relevance(relevance: Tensor | None) -> Tensor | None:
+    if relevance is None or relevance.stride(1) == 1 or relevance.shape[1] <= 1:
+        return relevance
+    return relevance.contiguous()
+
+
+def _numbers(x: Tensor, kind: str, columns: bool, relevance: Tensor | None) -> list[int]:
+    related = (0, 0) if relevance is None else (relevance.data_ptr(), relevance.stride(0))
+    return [x.shape[1], _DTYPES[x.dtype], KINDS.index(kind), int(columns), *related]
+
+
+def _sums(x: Tensor) -> Tensor:
+    """Zeros in float32, of rows that are whole vectors: for float32 of such rows, the gradient itself."""
+    width = -(-x.shape[1] // _LANES) * _LANES
+    return torch.zeros(x.shape[0], width, dtype=torch.float32, device="cpu")
+
+
+def _rounded(sums: Tensor, x: Tensor) -> Tensor:
+    return sums[:, : x.shape[1]].to(x.dtype).contiguous()
