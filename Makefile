@@ -34,8 +34,12 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks attention
+	$(BIN)/python -m benchmarks contrastive
+	$(BIN)/python -m benchmarks damsm
 	$(BIN)/python -m benchmarks hamming
 	$(BIN)/python -m benchmarks hamming_mih
+	$(BIN)/python -m benchmarks late_interaction
+	$(BIN)/python -m benchmarks transport
 	$(BIN)/python -m benchmarks readme
 
 lint: setup
@@ -54,8 +58,10 @@ sanitize: setup
 	  -DXMKERN_NATIVE_TESTS=ON -DXMKERN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitize
 	build/sanitize/test_attention
+	build/sanitize/test_contrastive
 	build/sanitize/test_damsm
 	build/sanitize/test_hamming
+	build/sanitize/test_late_interaction
 	build/sanitize/test_transport
 
 clean:

@@ -55,4 +55,17 @@ void bind_contrastive(py::module_& module) {
     py::gil_scoped_release release;
     backward(Call::problem(x, y, numbers, bias), {slopes(rows), slopes(columns), at<float>(grad_bias)}, threads);
   });
+
+  contrastive.attr("most_kept") = most_kept;
+  // Addresses of the gradients of a side and of its scale.
+  using GradientNumbers = std::array<int64_t, 2>;
+  contrastive.def("loss", [](const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& numbers,
+                             float bias, const GradientNumbers& grad_x, const GradientNumbers& grad_y,
+                             int64_t grad_bias, int threads) {
+    py::gil_scoped_release release;
+    return loss(
+        Call::problem(x, y, numbers, bias),
+        {slopes({0, 0, 0, 0, grad_x[0], grad_x[1]}), slopes({0, 0, 0, 0, grad_y[0], grad_y[1]}), at<float>(grad_bias)},
+        threads);
+  });
 }

@@ -11,5 +11,6 @@ void bind_attention(pybind11::module_& module);
 void bind_contrastive(pybind11::module_& module);
 void bind_damsm(pybind11::module_& module);
 void bind_hamming(pybind11::module_& module);
+void bind_late_interaction(pybind11::module_& module);
 void bind_mih(pybind11::module_& module);
 void bind_transport(pybind11::module_& module);

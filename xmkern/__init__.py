@@ -1,8 +1,8 @@
 """Fused kernels for cross-modal learning.
 
-``xmkern.functional`` holds the stateless calls, ``xmkern.nn`` the modules made of them, ``xmkern.distributed`` the losses
-of batches that are spread over processes, ``xmkern.hamming`` the search index. Importing needs neither a GPU nor Triton
-nor a compiler; what is absent is served by plain PyTorch.
+``xmkern.functional`` holds the stateless calls, ``xmkern.nn`` the modules made of them, ``xmkern.distributed`` the
+losses of batches that are spread over processes, ``xmkern.hamming`` the search index. Importing needs neither a GPU nor
+Triton nor a compiler; what is absent is served by plain PyTorch.
 """
 
 from xmkern import biases, distributed, functional, masks, native, nn

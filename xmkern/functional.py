@@ -10,6 +10,7 @@ from xmkern._functional.damsm import damsm_loss, damsm_scores
 from xmkern._functional.distillation import distillation
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
 from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
+from xmkern._functional.late_interaction import late_interaction_info_nce, max_similarity
 from xmkern._functional.multi_positive import mil_nce, multi_positive_info_nce
 from xmkern._functional.ranking import ranking_loss
 from xmkern._functional.transport import optimal_transport_alignment
@@ -26,6 +27,8 @@ __all__ = [
     "hamming_topk",
     "hash_likelihood",
     "info_nce",
+    "late_interaction_info_nce",
+    "max_similarity",
     "merge_attention",
     "mil_nce",
     "multi_positive_info_nce",

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 #include "contrastive/kernels.h"
 #include "core/capability.h"
@@ -43,16 +45,17 @@ const KernelTable<Kernel> kernels = {{&baseline::contrastive_kernel}};
 template <class Task>
 void walk(const Problem& p, int64_t workspace_bytes, int threads, const Task& task) {
   if (p.x.count == 0 || p.y.count == 0) return;
-  // Groups of few blocks make many tasks, of many blocks make the most of a strip that was packed.
-  const int64_t blocks = ceil_div(p.x.count, block_rows), strips = ceil_div(p.y.count, strip_columns);
-  const int64_t group_blocks = std::max(std::min<int64_t>(4, ceil_div(blocks, 8)), ceil_div(blocks, 64));
+  // Many groups and strips make many tasks; larger ones make the most of what was packed.
+  const int64_t strip = std::clamp<int64_t>(ceil_div(ceil_div(p.y.count, 8), 32) * 32, 96, strip_columns);
+  const int64_t blocks = ceil_div(p.x.count, block_rows), strips = ceil_div(p.y.count, strip);
+  const int64_t group_blocks = std::max(std::min<int64_t>(2, ceil_div(blocks, 8)), ceil_div(blocks, 32));
   const int64_t groups = ceil_div(blocks, group_blocks), group = ceil_div(p.x.count, groups);
   const int64_t tasks = std::min(groups, strips), rounds = std::max(groups, strips);
   for (int64_t round = 0; round < rounds; ++round) {
     parallel_for(tasks, threads, [&](int64_t i) {
       const int64_t row = (groups <= strips ? i : (i + round) % groups) * group;
-      const int64_t column = (groups <= strips ? (i + round) % strips : i) * strip_columns;
-      task(Part{row, std::min(row + group, p.x.count), column, std::min(column + strip_columns, p.y.count),
+      const int64_t column = (groups <= strips ? (i + round) % strips : i) * strip;
+      task(Part{row, std::min(row + group, p.x.count), column, std::min(column + strip, p.y.count),
                 Scratch::get(static_cast<size_t>(workspace_bytes))});
     });
   }
@@ -84,6 +87,34 @@ void finish(const Problem& p, int64_t count, const Totals& totals) {
   }
 }
 
+// What is found of one side on the way to a loss, and the loss's slopes.
+struct SideLosses {
+  std::vector<float> value, positive, grad_value, grad_positive;
+  std::vector<int64_t> count;
+
+  explicit SideLosses(int64_t size) : count(static_cast<size_t>(size)) {
+    for (auto* each : {&value, &positive, &grad_value, &grad_positive}) each->resize(count.size());
+  }
+
+  Totals totals() { return {value.data(), positive.data(), count.data(), nullptr, nullptr}; }
+  void serve(Slopes& slopes) const {
+    slopes.value = value.data(), slopes.positive = positive.data();
+    slopes.grad_value = grad_value.data(), slopes.grad_positive = grad_positive.data();
+  }
+
+  // The sum over what has positives of log-sum-exp less their mean.
+  double cross_entropy() {
+    double total = 0;
+    for (size_t i = 0; i < count.size(); ++i) {
+      if (count[i] == 0) continue;
+      const float share = 1.0f / static_cast<float>(count[i]);
+      total += static_cast<double>(value[i]) - static_cast<double>(positive[i]) * share;
+      grad_value[i] = 1.0f, grad_positive[i] = -share;
+    }
+    return total;
+  }
+};
+
 }  // namespace
 
 void forward(const Problem& p, const Totals& rows, const Totals& columns, int threads) {
@@ -107,7 +138,28 @@ void forward(const Problem& p, const Totals& rows, const Totals& columns, int th
 
 void backward(const Problem& p, const Gradients& g, int threads) {
   const Kernel& kernel = kernels.pick();
-  walk(p, kernel.backward_workspace(p), threads, [&](const Part& part) { kernel.backward(p, g, part); });
+  walk(p, kernel.backward_workspace(p), threads, [&](const Part& part) { kernel.backward(p, g, nullptr, part); });
+}
+
+double loss(const Problem& problem, const Gradients& gradients, int threads) {
+  Problem p = problem;
+  Gradients g = gradients;
+  SideLosses rows(p.x.count), columns(p.columns ? p.y.count : 0);
+  rows.serve(g.rows), columns.serve(g.columns);
+  if (p.kind == Kind::softplus) {  // its slopes need nothing but the logits
+    std::fill(rows.grad_value.begin(), rows.grad_value.end(), 1.0f);
+    const Totals totals = rows.totals();
+    const Kernel& kernel = kernels.pick();
+    walk(p, kernel.backward_workspace(p), threads, [&](const Part& part) { kernel.backward(p, g, &totals, part); });
+    return std::accumulate(rows.value.begin(), rows.value.end(), 0.0);
+  }
+  p.products_stride = ceil_div(p.y.count, 16) * 16;
+  p.products =
+      static_cast<float*>(Scratch::get<Scratch::of_call>(static_cast<size_t>(4 * p.x.count * p.products_stride)));
+  forward(p, rows.totals(), columns.totals(), threads);
+  const double sum = rows.cross_entropy() + columns.cross_entropy();
+  backward(p, g, threads);
+  return sum;
 }
 
 }  // namespace contrastive

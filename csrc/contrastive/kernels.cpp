@@ -27,6 +27,15 @@ int64_t rows_a_block(const Part& part) {
   return round_up((rows + blocks - 1) / blocks, max_rows);
 }
 
+void copy_tile(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; c += lanes) store(to + r * to_stride + c, load(from + r * from_stride + c));
+}
+
+float* kept_tile(const Problem& p, int64_t row, const Strip& strip) {
+  return p.products + row * p.products_stride + strip.begin;
+}
+
 template <class Arithmetic, Dtype dtype>
 void forward_of(const Problem& p, const Totals& rows, const Totals& columns, const Part& part) {
   using Unit = typename Arithmetic::Unit;
@@ -43,6 +52,7 @@ void forward_of(const Problem& p, const Totals& rows, const Totals& columns, con
     const int64_t count = lesser(block, part.row_end - row);
     load_rows<Arithmetic, dtype>(p.x, p.depth, row, count, blocks);
     multiply_tile<Arithmetic>(blocks, count, packed, tile);
+    if (p.products) copy_tile(tile, stride, kept_tile(p, row, strip), p.products_stride, count, strip.width);
     reduce(p, strip, row, count, tile, rows, strip_totals);
   }
   strip_totals.store(p, strip, columns);
@@ -65,7 +75,7 @@ const uint32_t* transposed_units(float* tile, int64_t rows, int64_t columns, uin
 #endif
 
 template <class Arithmetic, Dtype dtype>
-void backward_of(const Problem& p, const Gradients& g, const Part& part) {
+void backward_of(const Problem& p, const Gradients& g, const Totals* totals, const Part& part) {
   using Unit = typename Arithmetic::Unit;
   Memory memory(part.workspace);
   auto* blocks = reinterpret_cast<Unit*>(memory.floats(blocks_of(units<Arithmetic>(p.depth)) * block_size));
@@ -76,17 +86,23 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part) {
   const auto packed = memory.panels<Arithmetic>(p.depth, strip.count);
   const auto y_rows = memory.panels<Arithmetic>(strip.count, p.depth);
   const auto x_rows = memory.panels<Arithmetic>(block_rows, p.depth);
-  pack_columns<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, packed, panel_block);
+  if (!p.products) pack_columns<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, packed, panel_block);
   pack_rows<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, y_rows);
   StripSlopes strip_slopes(p, strip, g.columns);
+  StripTotals strip_totals(p, strip, {});  // none: totals are of rows
   const int64_t depth = round_up(p.depth, 16);
   float* grad_y = g.columns.grad + strip.begin * depth;
   const int64_t block = rows_a_block(part);
   for (int64_t row = part.row_begin; row < part.row_end; row += block) {
     const int64_t count = lesser(block, part.row_end - row);
-    load_rows<Arithmetic, dtype>(p.x, p.depth, row, count, blocks);
     pack_rows<Arithmetic, dtype>(p.x, p.depth, row, count, x_rows);
-    multiply_tile<Arithmetic>(blocks, count, packed, tile);
+    if (p.products) {
+      copy_tile(kept_tile(p, row, strip), p.products_stride, tile, stride, count, strip.width);
+    } else {
+      load_rows<Arithmetic, dtype>(p.x, p.depth, row, count, blocks);
+      multiply_tile<Arithmetic>(blocks, count, packed, tile);
+    }
+    if (totals) reduce(p, strip, row, count, tile, *totals, strip_totals);
     differentiate(p, g, strip, row, count, tile, strip_slopes);
     const Unit* transposed = transposed_units(tile, count, strip.width, turned);
     multiply<Arithmetic, false>(reinterpret_cast<const Unit*>(tile), count, y_rows, 0, y_rows.steps, 0, y_rows.columns,
@@ -104,10 +120,10 @@ void forward(const Problem& p, const Totals& rows, const Totals& columns, const 
   });
 }
 
-void backward(const Problem& p, const Gradients& g, const Part& part) {
+void backward(const Problem& p, const Gradients& g, const Totals* rows, const Part& part) {
   with_dtype(p.dtype, [&](auto type) {
     constexpr Dtype dtype = decltype(type)::value;
-    backward_of<typename ArithmeticOf<dtype>::type, dtype>(p, g, part);
+    backward_of<typename ArithmeticOf<dtype>::type, dtype>(p, g, rows, part);
   });
 }
 

@@ -19,7 +19,8 @@ struct Kernel {
   int64_t (*forward_workspace)(const Problem&);
   int64_t (*backward_workspace)(const Problem&);
   void (*forward)(const Problem&, const Totals& rows, const Totals& columns, const Part&);
-  void (*backward)(const Problem&, const Gradients&, const Part&);
+  // With totals, of softplus, its forward too.
+  void (*backward)(const Problem&, const Gradients&, const Totals* rows, const Part&);
 };
 
 }  // namespace xmkern::contrastive

@@ -8,7 +8,7 @@
 
 namespace xmkern::contrastive {
 
-enum class Kind : int { logsumexp, mil, softplus, hinge, maximum };
+enum class Kind : int { logsumexp, mil, softplus, hinge, maximum, margin };
 
 // One side of the matrix: its rows, or its columns. Addresses that may be null: ids, groups, offset.
 struct Side {
@@ -17,7 +17,7 @@ struct Side {
   const float* scale;     // [count]
   const int64_t* ids;     // pairs of equal ids are positive
   const int64_t* groups;  // other pairs of equal groups are hidden
-  const float* offset;    // of hinges
+  const float* offset;    // of hinges and margins
 };
 
 struct Problem {
@@ -29,6 +29,10 @@ struct Problem {
   int64_t relevance_stride;  // from row to row
   Kind kind;
   bool columns;  // whether the columns are reduced too
+  // Where the forward leaves the products <x[i], y[j]> for the backward, rows `products_stride` apart; null: they are
+  // computed again.
+  float* products = nullptr;
+  int64_t products_stride = 0;
 };
 
 // What is left of one side, [count] each. Log-sum-exps are kept as a reference and a sum of powers below it until the

@@ -52,7 +52,7 @@ inline void add_positives(const Problem& p, uint32_t bits, Floats z, int64_t row
     if constexpr (kind == Kind::mil) {
       add_power(each, rows.positive[row], rows.positive_sum[row]);
       if (p.columns) add_power(each, columns.positive[c], columns.positive_sum[c]);
-    } else if constexpr (kind != Kind::softplus) {
+    } else if constexpr (kind != Kind::softplus && kind != Kind::margin) {
       rows.positive[row] += each;
       if (p.columns) columns.positive[c] += each;
     }
@@ -89,7 +89,9 @@ inline void reduce_exponential(const Problem& p, const Strip& strip, int64_t row
   Range range;
   for (int64_t r = 0; r < rows; ++r) range.add(row_peaks[r]);
   for (int64_t c = 0; c < strip.count && p.columns; ++c) range.add(column_peaks[c]);
-  const bool shared = p.columns && range.narrow();
+  // Where few pairs are seen, a sum may be of one power, which is 1 and has to be: the loss is 0.
+  const bool many = rows >= lanes && strip.count >= lanes && !p.x.groups;
+  const bool shared = p.columns && many && range.narrow();
   const Floats tile_shift = splat(range.high);
   for (int64_t c = 0; c < strip.width && p.columns; c += lanes) {
     // Where nothing is visible yet, any finite reference gives powers of zero.
@@ -168,6 +170,28 @@ inline void reduce_hinge(const Problem& p, const Strip& strip, int64_t row_begin
   }
 }
 
+inline void reduce_margin(const Problem& p, const Strip& strip, int64_t row_begin, int64_t rows, float* tile,
+                          const Totals& totals, StripTotals& columns) {
+  float offsets[max_columns];
+  if (p.columns) strip.copy(p.y.offset, offsets);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t row = row_begin + r;
+    const float* line = tile + r * stride;
+    Floats total{};
+    for (int64_t c = 0; c < strip.width; c += lanes) {
+      const Floats z = logits(p, strip, p.x.scale[row], c, load(line + c));
+      const Sorts sorts = sorts_of(p, strip, row, c);
+      if (sorts.positive) add_positives<Kind::margin>(p, sorts.positive, z, row, c, totals, columns);
+      const Floats toward = select(sorts.positive, -z, z);
+      total += select(sorts.visible, larger(Floats{}, toward + p.x.offset[row]), Floats{});
+      if (!p.columns) continue;
+      const Floats down = larger(Floats{}, toward + load(offsets + c));
+      store(columns.value + c, load(columns.value + c) + select(sorts.visible, down, Floats{}));
+    }
+    totals.value[row] += sum(total);
+  }
+}
+
 // Keeps the larger of two candidates, of equal ones the first; a NaN is the largest.
 inline void keep_larger(float z, int64_t place, float& most, int64_t& most_place) {
   const bool first = place < most_place || most_place < 0;
@@ -208,6 +232,8 @@ inline void reduce(const Problem& p, const Strip& strip, int64_t row_begin, int6
       return reduce_hinge(p, strip, row_begin, rows, tile, totals, columns);
     case Kind::maximum:
       return reduce_maximum(p, strip, row_begin, rows, tile, totals, columns);
+    case Kind::margin:
+      return reduce_margin(p, strip, row_begin, rows, tile, totals, columns);
   }
 }
 

@@ -78,6 +78,12 @@ inline Floats slopes_of(const RowSlopes& row, const StripSlopes& strip, int64_t 
     const Floats both = columns ? push + load(strip.grad_value + c) : push;
     const Floats weight = both * sigmoid(select(sorts.positive, -z, z));
     return select(sorts.positive, -weight, weight);
+  } else if constexpr (kind == Kind::margin) {
+    const Floats toward = select(sorts.positive, -z, z);
+    Floats slopes = select(greater(toward + row.offset, Floats{}), push, Floats{});
+    if (columns)
+      slopes += select(greater(toward + load(strip.offset + c), Floats{}), load(strip.grad_value + c), Floats{});
+    return select(sorts.positive, -slopes, slopes);
   } else if constexpr (kind == Kind::hinge) {
     Floats slopes = select(greater(z + row.offset, Floats{}), push, Floats{});
     Floats pull = splat(row.grad_positive);
@@ -146,6 +152,8 @@ inline void differentiate(const Problem& p, const Gradients& g, const Strip& str
       return differentiate<Kind::softplus>(p, g, strip, row_begin, rows, tile, columns);
     case Kind::hinge:
       return differentiate<Kind::hinge>(p, g, strip, row_begin, rows, tile, columns);
+    case Kind::margin:
+      return differentiate<Kind::margin>(p, g, strip, row_begin, rows, tile, columns);
     case Kind::maximum:  // has none
       return;
   }

@@ -7,9 +7,13 @@
 
 namespace xmkern {
 
-// Memory on a cache line, valid until the thread asks again. What exceeds the limit is not kept for the next call.
+// Memory on a cache line, valid until the thread asks again for the same use. What exceeds the limit is not kept for
+// the next call.
 class Scratch {
  public:
+  enum Use { of_task, of_call };  // a task may run on the thread whose call it is part of
+
+  template <Use use = of_task>
   static void* get(size_t bytes) {
     thread_local Scratch scratch;
     if (bytes > scratch.bytes_ || scratch.bytes_ > kept_bytes) scratch.allocate(bytes);

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 import xmkern.functional as xf
 from tests.contrastive import dense
 from xmkern.ops.contrastive import op, reduce_similarities, reference
+from xmkern.ops.registry import ops
 from xmkern.testing import assert_matches_reference, strategies
-from xmkern.testing.compare import in_float64
+from xmkern.testing.compare import differences, in_float64
 
 CALLS = (
     "info_nce", "multi_positive_info_nce", "mil_nce", "sigmoid_contrastive", "distillation", "ranking_loss",
@@ -101,3 +102,22 @@ def test_gradients_of_scale_and_bias(name, dtype, capability):
     products = x.double() @ y.double().mT
     for got, parts in zip(torch.autograd.grad(total, (scale, bias)), (slopes * products, slopes), strict=True):
         assert abs(got - parts.sum()) <= 8 * torch.finfo(torch.float32).eps * parts.abs().sum()
+
+
+@needs_kernels
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["logsumexp", "softplus"])
+def test_loss_and_gradients_in_one_go(kind, dtype, columns, capability):
+    """Of rows with several positives, of one, and of none; more than a block of them, and of columns than a strip."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(rows, 40, generator=generator).to(dtype) for rows in (150, 270))
+    scales = [torch.rand(rows, generator=generator) for rows in (150, 270)]
+    ids = [torch.randint(0, 200, (rows,), generator=generator) for rows in (150, 270)]
+    args = (x, y, *scales, torch.tensor(-0.5), *ids, None, None, None, kind, columns and kind == "logsumexp")
+    run = {backend.name: backend.run for backend in ops()["similarity_loss"].backends}
+    # A bias moves the log-sum-exp and not the loss: its gradient is zero but for rounding.
+    count = 5 if kind == "logsumexp" else 6
+    found = (run["cpu"](*args), run["reference"](*args), run["reference"](*in_float64(args)))
+    wrong = differences(*(each[:count] for each in found))
+    assert not wrong

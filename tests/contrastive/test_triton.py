@@ -89,7 +89,6 @@ def check_sums_of_exponentials() -> None:
 
 def check_sums_of_terms() -> None:
     assert_right("softplus")
-    assert_right("softplus", scale=100.0)
 
 
 def check_margins() -> None:
@@ -124,8 +123,7 @@ def check_shapes() -> None:
 
 def check_dtypes() -> None:
     for dtype in (torch.bfloat16, torch.float16):
-        assert_right(dtype=dtype, D=80)
-        assert_right("softplus", dtype=dtype, D=100)
+        assert_right(dtype=dtype, D=100)
 
 
 def check_layouts() -> None:
@@ -186,11 +184,11 @@ def check_losses() -> None:
 CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
-# Four at a time: each start of Python and torch takes as long as a check.
-@pytest.mark.parametrize("first", range(0, len(CHECKS), 4))
+# Seven at a time: each start of Python and torch takes longer than a check.
+@pytest.mark.parametrize("first", range(0, len(CHECKS), 7))
 def test_in_the_interpreter(first: int) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *list(CHECKS)[first : first + 4]]
+    command = [sys.executable, __file__, *list(CHECKS)[first : first + 7]]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

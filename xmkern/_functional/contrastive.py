@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xmkern._functional.similarities import (
     Operands,
+    averaged,
     check_ids,
     check_reduction,
     check_symmetric,
@@ -19,7 +20,7 @@ from xmkern._functional.similarities import (
     reduced,
     without_autocast,
 )
-from xmkern.ops.contrastive import Pairs, reduce_similarities
+from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
 from xmkern.ops.contrastive.op import distinct, graded
 
 _Reduction = Literal["mean", "sum", "none"]
@@ -115,7 +116,13 @@ def info_nce(
     if column_negatives is not None and not symmetric:
         raise ValueError("negatives must not be for the columns where symmetric is False")
 
-    found = reduce_similarities(*matrix, Pairs(x_ids, y_ids), kind="logsumexp", columns=symmetric, backend=backend)
+    pairs = Pairs(x_ids, y_ids)
+    plain = not (isinstance(labels, Tensor) or negatives is not None or label_smoothing or return_lse)
+    if plain and reduction != "none":
+        total = loss_of_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
+        if total is not None:
+            return averaged(total, reduction, x.shape[0], symmetric)
+    found = reduce_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
     more = None if row_negatives is None else _beside(matrix, "x", row_negatives, 1.0, normalize)
     lse = _with_negatives(found.value, more, backend)
     mean = _mean_logits(matrix, more) if label_smoothing > 0 else None
@@ -227,6 +234,9 @@ def sigmoid_contrastive(
         raise ValueError("labels must be None where x_ids are given")
     else:
         pairs = Pairs(check_ids("x_ids", x_ids, x.shape[0], x), check_ids("y_ids", y_ids, y.shape[0], x))
-    return reduced(
-        reduce_similarities(*matrix, pairs, kind="softplus", columns=False, backend=backend).value, reduction
-    )
+    if reduction != "none":
+        total = loss_of_similarities(*matrix, pairs, kind="softplus", columns=False, backend=backend)
+        if total is not None:
+            return averaged(total, reduction, x.shape[0])
+    found = reduce_similarities(*matrix, pairs, kind="softplus", columns=False, backend=backend)
+    return reduced(found.value, reduction)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xmkern._functional.similarities import (
     Operands,
+    averaged,
     check_choice,
     check_ids,
     check_reduction,
@@ -16,7 +17,7 @@ from xmkern._functional.similarities import (
     operands,
     reduced,
 )
-from xmkern.ops.contrastive import Pairs, reduce_similarities
+from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
 
 _Reduction = Literal["mean", "sum", "none"]
 
@@ -101,6 +102,12 @@ def multi_positive_info_nce(
     if reduction == "none":
         check_symmetric(symmetric, x, y)
     pairs = Pairs(x_ids, y_ids) if same_class == "positive" else Pairs(*label_ids(None, x, y), x_ids, y_ids)
+    # Then every row and column has a positive, and there are as many of both.
+    plain = y.shape[0] == x.shape[0] and (y_ids is x_ids or same_class == "hidden") and not return_lse
+    if plain and reduction != "none":
+        total = loss_of_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
+        if total is not None:
+            return averaged(total, reduction, x.shape[0], symmetric)
     found = reduce_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
     loss = reduced(cross_entropy(*found[:3]), reduction, found.count > 0)
     lses: tuple[Tensor, ...] = (found.value,)

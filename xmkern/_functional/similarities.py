@@ -172,6 +172,11 @@ def reduced(losses: Tensor, reduction: str, counts: Tensor | None = None) -> Ten
     return losses.sum() / counts.sum().clamp(min=1)
 
 
+def averaged(total: Tensor, reduction: str, rows: int, symmetric: bool = False) -> Tensor:
+    """The sum of the losses of rows, and of as many columns if ``symmetric``, reduced by "mean" or "sum"."""
+    return total / ((max(rows, 1) if reduction == "mean" else 1) * (2 if symmetric else 1))
+
+
 def cross_entropy(
     lse: Tensor, positive: Tensor, count: Tensor, smoothing: float = 0.0, mean: Tensor | None = None
 ) -> Tensor:

@@ -6,7 +6,7 @@ import base64
 from html import escape
 
 from xmkern.demo.evaluate import KS, Row
-from xmkern.demo.speed import Timing
+from xmkern.demo.speed import Step, Timing
 from xmkern.demo.train import Curve
 
 _STYLE = """
@@ -69,6 +69,17 @@ def timing_cells(timings: list[Timing]) -> tuple[list[str], list[list[str]]]:
     return ["search", "median", "time over xmkern's", "same distances"], rows
 
 
+def step_cells(steps: list[Step]) -> tuple[list[str], list[list[str]]]:
+    """Heading and cells of the loss's cost; no ratio is given where the values differ."""
+    ours = next(step for step in steps if step.name == "xmkern")
+    rows = []
+    for step in steps:
+        ratio = f"{step.milliseconds / ours.milliseconds:.1f}x" if step.agrees and ours.agrees else "-"
+        memory = "-" if step.megabytes is None else f"{step.megabytes:,.0f} MB"
+        rows.append([step.name, f"{step.milliseconds:.1f} ms", ratio, memory, "yes" if step.agrees else "NO"])
+    return ["loss", "median", "time over xmkern's", "memory", "same gradients"], rows
+
+
 def _line(points: list[tuple[float, float]], colour: str, dots: bool) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     marks = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points) if dots else ""
@@ -109,6 +120,8 @@ def page(
     table: list[Row],
     timings: list[Timing],
     timing_note: str,
+    steps: list[Step],
+    step_note: str,
     memory: list[list[str]],
     curve: Curve,
     grid_png: bytes,
@@ -123,6 +136,7 @@ def page(
         quality += f"<h3>{escape(title.capitalize())}</h3>{html_table(*quality_cells(part), 2, chance)}"
     picture = base64.b64encode(grid_png).decode()
     timing_heading, timing_rows = timing_cells(timings)
+    step_heading, step_rows = step_cells(steps)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>xmkern: retrieval on OpenMoji and CLDR names</title><style>{_STYLE}</style></head><body>
@@ -139,6 +153,9 @@ expectation of a random ranking.</p>
 <h2>Search time</h2>
 {html_table(timing_heading, timing_rows)}
 <p>{escape(timing_note)}</p>
+<h2>A step of the contrastive loss</h2>
+{html_table(step_heading, step_rows)}
+<p>{escape(step_note)}</p>
 <h2>Memory of the gallery</h2>
 {html_table(["kept as", "bytes an item", "this gallery", "a million items"], memory)}
 <h2>Learning</h2>

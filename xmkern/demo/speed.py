@@ -1,18 +1,21 @@
-"""Search time: xmkern beside eager PyTorch and, where it is installed, FAISS, on the same codes in the same process."""
+"""What a search and a step of the loss cost: xmkern beside eager PyTorch and, where it is installed, FAISS, on the same
+data in the same process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from xmkern.functional import hamming_topk
+from xmkern.functional import hamming_topk, multi_positive_info_nce
 
 Search = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -83,3 +86,69 @@ def time_search(codes: Tensor, queries: Tensor, k: int = 10, repeats: int = 5) -
             search(queries, codes, k)
             times[name].append(1e3 * (time.perf_counter() - start))
     return [Timing(name, median(times[name]), agrees[name]) for name in peers]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Of one loss, forward and backward: median milliseconds, and megabytes above those before (None: not known)."""
+
+    name: str
+    milliseconds: float
+    megabytes: float | None
+    agrees: bool
+
+
+def eager_loss(picture: Tensor, text: Tensor, scale: float, ids: Tensor) -> Tensor:
+    """InfoNCE with several positives, both ways, by a matrix of all pairs."""
+    scores = scale * picture @ text.T
+    same = ids[:, None] == ids
+    target = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+
+
+def time_loss(picture: Tensor, text: Tensor, ids: Tensor, scale: float = 20.0, repeats: int = 5) -> list[Step]:
+    """Times each loss in turn, ``repeats`` rounds, after checking that both find the same value and gradients.
+
+    Args:
+        picture: unit vectors ``[B, E]``.
+        text: likewise.
+        ids: int64 ``[B]``, which picture each row shows.
+    """
+    picture, text = (each.detach().requires_grad_() for each in (picture, text))
+
+    def step(loss: Tensor) -> list[Tensor]:
+        return [loss.detach(), *torch.autograd.grad(loss, [picture, text])]
+
+    peers: dict[str, Callable[[], list[Tensor]]] = {
+        "xmkern": lambda: step(multi_positive_info_nce(picture, text, scale, x_ids=ids)),
+        "eager PyTorch": lambda: step(eager_loss(picture, text, scale, ids)),
+    }
+    want = peers["eager PyTorch"]()
+    agrees = {
+        name: all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(call(), want, strict=True))
+        for name, call in peers.items()
+    }
+    memory = {name: _peak_megabytes(call) for name, call in peers.items()}
+    times: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(repeats):
+        for name, call in peers.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return [Step(name, median(times[name]), memory[name], agrees[name]) for name in peers]
+
+
+def _peak_megabytes(call: Callable[[], Any]) -> float | None:
+    """How far the process grows meanwhile, by the system's own count; None where it keeps none."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _resident("VmRSS")
+        call()
+        return max(_resident("VmHWM") - before, 0.0)
+    except OSError:
+        return None
+
+
+def _resident(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from xmkern.data.emoji import EmojiSet
 from xmkern.demo.model import DualEncoder, normalise
 from xmkern.demo.text import Tokens, tokenize
+from xmkern.functional import multi_positive_info_nce
 
 LANGUAGES = ("en", "zh")
 
@@ -68,27 +69,17 @@ def vary(pictures: Tensor) -> Tensor:
     return normalise(moved * tint + light).contiguous(memory_format=torch.channels_last)
 
 
-def contrast(scores: Tensor, same: Tensor) -> Tensor:
-    """InfoNCE with several positives, both ways.
-
-    Args:
-        scores: ``[B, B]``, already scaled.
-        same: bool ``[B, B]``, which pairs show the same picture. The diagonal alone would call equal pictures
-            unlike.
-    """
-    target = same / same.sum(1, keepdim=True)
-    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
-
-
-def hash_loss(picture: Tensor, text: Tensor, same: Tensor) -> Tensor:
+def hash_loss(picture: Tensor, text: Tensor, ids: Tensor) -> Tensor:
     """Contrast of relaxed codes, numbers ``[B, K]``, with terms that push them to +-1 and each bit to be even.
+
+    Rows of equal ids show the same picture.
 
     tanh stands for the sign (as in Cao et al., HashNet, ICCV 2017); the quantisation and balance terms are those of
     Gong and Lazebnik (ITQ, CVPR 2011) and Weiss et al. (Spectral Hashing, NIPS 2008).
     """
     picture, text = picture.tanh(), text.tanh()
     # Agreement in -1..1; a temperature of 1/12 is about two bits of 64.
-    loss = contrast(12 * picture @ text.T / picture.shape[1], same)
+    loss = multi_positive_info_nce(picture, text, 12 / picture.shape[1], x_ids=ids)
     codes = torch.cat([picture, text])
     return loss + 0.1 * (1 - codes.abs()).square().mean() + 0.1 * codes.mean(0).square().mean()
 
@@ -169,7 +160,6 @@ def batch_loss(
 
     ``tokens`` hold the names of all rows, language after language, ``stride`` rows each.
     """
-    same = ids[:, None] == ids[None, :]
     picture_raw = model.picture_tower(vary(pictures))
     text_raw = model.text_tower(tokens[torch.cat([rows + i * stride for i in range(len(LANGUAGES))])])
     picture, texts = F.normalize(picture_raw, dim=1), F.normalize(text_raw, dim=1).chunk(len(LANGUAGES))
@@ -178,6 +168,7 @@ def batch_loss(
     loss = recipe.group_weight * (loss + F.cross_entropy(model.group(text_raw), groups.repeat(len(LANGUAGES))))
     code = model.bits(picture)
     for text in texts:
-        pair = contrast(scale * picture @ text.T, same) + recipe.hash_weight * hash_loss(code, model.bits(text), same)
-        loss = loss + pair / len(texts)
+        # Equal pictures are not called unlike: all of an id are positive.
+        pair = multi_positive_info_nce(picture, text, scale, x_ids=ids)
+        loss = loss + (pair + recipe.hash_weight * hash_loss(code, model.bits(text), ids)) / len(texts)
     return loss

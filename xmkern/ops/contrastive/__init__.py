@@ -1,5 +1,6 @@
 """Contrastive losses: reductions of a matrix of similarities over its rows and columns, the matrix never formed."""
 
+from xmkern.ops.contrastive.loss import loss_of_similarities
 from xmkern.ops.contrastive.op import (
     Pairs,
     Reduced,
@@ -8,4 +9,11 @@ from xmkern.ops.contrastive.op import (
     similarity_reduce_backward,
 )
 
-__all__ = ["Pairs", "Reduced", "reduce_similarities", "similarity_reduce", "similarity_reduce_backward"]
+__all__ = [
+    "Pairs",
+    "Reduced",
+    "loss_of_similarities",
+    "reduce_similarities",
+    "similarity_reduce",
+    "similarity_reduce_backward",
+]

@@ -15,8 +15,6 @@ def refuses(x: Tensor, y: Tensor, x_scale: Tensor, *args: object) -> str | None:
         return f"the tensors are on {x.device}"
     if x.dtype not in _DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
-    if args[-2] == "margin":
-        return "the kernels have no pairs against a margin"
     return native.why_missing()
 
 
@@ -81,12 +79,8 @@ def similarity_reduce_backward(
     y_side = _side(y, y_scale, y_ids, y_groups, y_offset)
     related = _relevance(relevance)
     row_slopes = [t.contiguous() for t in (row_value, row_positive, grad_row_value, grad_row_positive)]
-    column_slopes = [
-        t.contiguous() for t in (column_value, column_positive, grad_column_value, grad_column_positive)
-    ]
-    sums = [_sums(each) for each in (x, y)]
-    grad_scales = [torch.zeros(each.shape[0], dtype=torch.float32, device="cpu") for each in (x, y)]
-    grad_bias = torch.zeros(x.shape[0], dtype=torch.float32, device="cpu")
+    column_slopes = [t.contiguous() for t in (column_value, column_positive, grad_column_value, grad_column_positive)]
+    sums, grad_scales, grad_bias = _gradients(x, y)
     native.module().contrastive.backward(
         _addresses(x, x_side),
         _addresses(y, y_side),
@@ -97,9 +91,49 @@ def similarity_reduce_backward(
         grad_bias.data_ptr(),
         torch.get_num_threads(),
     )
-    # Each sum makes room for the next.
-    grad_x = _rounded(sums.pop(0), x)
-    return grad_x, _rounded(sums.pop(), y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
+    return *_rounded(sums, x, y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
+
+
+def refuses_loss(x: Tensor, y: Tensor, *args: object) -> str | None:
+    kind = args[-2]
+    if x.dtype == torch.float16:
+        return "the gradients of a sum may exceed the range of float16"
+    if kind not in ("softplus", "logsumexp"):
+        return f"the kernels have no loss of kind {kind!r}"
+    refusal = refuses(x, y, *args)  # type: ignore[arg-type]
+    if refusal is None and kind == "logsumexp" and x.shape[0] * y.shape[0] > native.module().contrastive.most_kept:
+        return f"a matrix of {x.shape[0]} rows and {y.shape[0]} columns is too large to be kept"
+    return refusal
+
+
+def similarity_loss(
+    x: Tensor,
+    y: Tensor,
+    x_scale: Tensor,
+    y_scale: Tensor,
+    bias: Tensor,
+    x_ids: Tensor | None,
+    y_ids: Tensor | None,
+    x_groups: Tensor | None,
+    y_groups: Tensor | None,
+    relevance: Tensor | None,
+    kind: str,
+    columns: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x_side = _side(x, x_scale, x_ids, x_groups, None)
+    y_side = _side(y, y_scale, y_ids, y_groups, None)
+    related = _relevance(relevance)
+    sums, grad_scales, grad_bias = _gradients(x, y)
+    loss = native.module().contrastive.loss(
+        _addresses(x, x_side),
+        _addresses(y, y_side),
+        _numbers(x, kind, columns, related),
+        float(bias),
+        *([each.data_ptr(), scale.data_ptr()] for each, scale in zip(sums, grad_scales, strict=True)),
+        grad_bias.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return x_scale.new_tensor(loss), *_rounded(sums, x, y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
 
 
 def _totals(count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,11 +167,17 @@ def _numbers(x: Tensor, kind: str, columns: bool, relevance: Tensor | None) -> l
     return [x.shape[1], _DTYPES[x.dtype], KINDS.index(kind), int(columns), *related]
 
 
-def _sums(x: Tensor) -> Tensor:
-    """Zeros in float32, of rows that are whole vectors: for float32 of such rows, the gradient itself."""
+def _gradients(x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Zeros to add to, in float32: of x and y in rows of whole vectors, of their scales, and of the rows' bias."""
     width = -(-x.shape[1] // _LANES) * _LANES
-    return torch.zeros(x.shape[0], width, dtype=torch.float32, device="cpu")
+    sums = [_zeros(each.shape[0], width) for each in (x, y)]
+    return sums, [_zeros(each.shape[0]) for each in (x, y)], _zeros(x.shape[0])
 
 
-def _rounded(sums: Tensor, x: Tensor) -> Tensor:
-    return sums[:, : x.shape[1]].to(x.dtype).contiguous()
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
+def _rounded(sums: list[Tensor], *operands: Tensor) -> list[Tensor]:
+    """In the dtypes of the operands; each sum makes room for the next."""
+    return [sums.pop(0)[:, : x.shape[1]].to(x.dtype).contiguous() for x in operands]

@@ -63,23 +63,20 @@ def _side(vectors, offsets, index, here, KIND: tl.constexpr, WHICH: tl.constexpr
     push, pull = element(vectors[2], index, here, 0.0), element(vectors[3], index, here, 0.0)
     value, pooled, offset = push, push, push
     if KIND == "logsumexp" or KIND == "mil":
-        value = _weightless(element(vectors[0], index, here, 0.0))
+        value = element(vectors[0], index, here, 0.0)
     if KIND == "mil":
-        pooled = _weightless(element(vectors[1], index, here, 0.0))
+        pooled = element(vectors[1], index, here, 0.0)
     if KIND == "hinge" or KIND == "margin":
         offset = element(offsets[WHICH], index, here, 0.0)
     return value, pooled, push, pull, offset
 
 
 @triton.jit
-def _weightless(lse):
-    """Such that in a row of nothing all weights are 0."""
-    return tl.where(lse == float("-inf"), float("inf"), lse)
-
-
-@triton.jit
 def _slope(z, positive, hidden, side, KIND: tl.constexpr, AXIS: tl.constexpr):
-    """How the rows' reductions (AXIS 1), or the columns' (0), each times its gradient, change with z."""
+    """How the rows' reductions (AXIS 1), or the columns' (0), each times its gradient, change with z.
+
+    Where a logarithm is -inf, no pair is there that it would be a weight of.
+    """
     push, pull = tl.expand_dims(side[2], AXIS), tl.expand_dims(side[3], AXIS)
     if KIND == "softplus":
         sign = tl.where(positive, -1.0, 1.0)

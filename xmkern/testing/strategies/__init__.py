@@ -24,6 +24,7 @@ from xmkern.testing.strategies.hamming import (
     pack_bits,
     unpack_bits,
 )
+from xmkern.testing.strategies.late_interaction import late_interaction_info_nce, max_similarity
 from xmkern.testing.strategies.transport import optimal_transport_alignment
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
     "hamming_topk",
     "hash_likelihood",
     "info_nce",
+    "late_interaction_info_nce",
     "mask",
+    "max_similarity",
     "mil_nce",
     "multi_positive_info_nce",
     "optimal_transport_alignment",
