@@ -1,50 +1,20 @@
 // The kernels of DAMSM against naive sums in double, for the sanitizers: every capability, random shapes, strides and
 // lengths, forward and backward, in exactly sized memory, so that a read past the end is seen.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "core/capability.h"
 #include "damsm/damsm.h"
+#include "numbers.h"
 
 using namespace xmkern;
 using namespace xmkern::damsm;
 
 namespace {
-
-std::mt19937_64 generator;
-
-int64_t draw(int64_t from, int64_t to) { return std::uniform_int_distribution<int64_t>(from, to)(generator); }
-int64_t one_of(std::initializer_list<int64_t> values) {
-  return values.begin()[draw(0, static_cast<int64_t>(values.size()) - 1)];
-}
-
-// Multiples of 1/64, which all dtypes have.
-double draw_number() { return static_cast<double>(draw(-96, 96)) / 64; }
-
-void write(void* data, Dtype dtype, int64_t at, double x) {
-  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
-  const uint32_t half = x == 0 ? 0 : (bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112 << 10));
-  if (dtype == Dtype::float32)
-    static_cast<float*>(data)[at] = static_cast<float>(x);
-  else
-    static_cast<uint16_t*>(data)[at] = static_cast<uint16_t>(dtype == Dtype::bfloat16 ? bits >> 16 : half);
-}
-
-double read(const void* data, Dtype dtype, int64_t at) {
-  if (dtype == Dtype::float32) return static_cast<const float*>(data)[at];
-  const uint16_t bits = static_cast<const uint16_t*>(data)[at];
-  if (dtype == Dtype::bfloat16) return std::bit_cast<float>(uint32_t{bits} << 16);
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  if (exponent == 31) return std::nan("");
-  const double size = exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24);
-  return bits & 0x8000 ? -size : size;
-}
 
 // [item, row, column], rows and items a little apart or not; it ends with its last element.
 struct Tensor {
@@ -181,8 +151,8 @@ struct Case {
     forward(problem, 2);
     backward(problem, {grads.get(), grad_word.operand(), grad_region.operand()}, 2);
 
-    const double epsilon = dtype == Dtype::bfloat16 ? 0x1p-7 : dtype == Dtype::float16 ? 0x1p-10 : 0x1p-23;
-    const double tolerance = 16 * (dtype == Dtype::bfloat16 ? epsilon : 0x1p-23);  // of what stays in float32
+    // Cosines and norms stay in float32 where the arithmetic does.
+    const double tolerance = 16 * epsilon(dtype == Dtype::float16 ? Dtype::float32 : dtype);
     for (int64_t i = 0; i < captions; ++i)
       for (int64_t j = 0; j < images; ++j) {
         const auto at = static_cast<size_t>((i * images + j) * words);
@@ -191,8 +161,8 @@ struct Case {
         for (int64_t t = lengths[static_cast<size_t>(i)]; t < words; ++t)
           expect(cosines[at + static_cast<size_t>(t)], 0, 0, "cosine of padding");
       }
-    compare(grad_word, want_w, 64 * epsilon, "gradient of words");
-    compare(grad_region, want_v, 64 * epsilon, "gradient of regions");
+    compare(grad_word, want_w, 64 * epsilon(dtype), "gradient of words");
+    compare(grad_region, want_v, 64 * epsilon(dtype), "gradient of regions");
   }
 };
 

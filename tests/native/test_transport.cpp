@@ -4,20 +4,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "core/capability.h"
+#include "numbers.h"
 #include "transport/transport.h"
 
 using namespace xmkern;
 using namespace xmkern::transport;
 
 namespace {
-
-std::mt19937_64 generator;
-
-int64_t draw(int64_t from, int64_t to) { return std::uniform_int_distribution<int64_t>(from, to)(generator); }
 
 int checks = 0;
 

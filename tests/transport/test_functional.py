@@ -180,6 +180,14 @@ def test_halves_are_transported_in_float32_even_under_autocast():
     assert x.grad.dtype == torch.bfloat16
 
 
+def test_meta_tensors_have_shapes():
+    distance, plan = xf.optimal_transport_alignment(
+        torch.empty(3, 5, 8, device="meta"), torch.empty(3, 6, 8, device="meta"), return_plan=True
+    )
+    assert distance.shape == (3,)
+    assert plan.shape == (3, 5, 6)
+
+
 X, Y = tokens(3, 5, 8).detach(), tokens(3, 6, 8).detach()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern._functional.attention import _autocast
+from xmkern._functional.similarities import autocast
 from xmkern.ops.damsm import word_region_cosines
 
 _DTYPES = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
@@ -44,8 +44,7 @@ def damsm_scores(
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
     _check(words, regions, lengths)
-    if torch._C._is_any_autocast_enabled() and not words.is_meta and torch.is_autocast_enabled(words.device.type):
-        words, regions = _autocast(words, regions)
+    words, regions = autocast(words), autocast(regions)
     if words.dtype not in _DTYPES or words.dtype != regions.dtype:
         raise TypeError(
             "words and regions must be of one dtype, float32, bfloat16, float16 or float64, "

@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from xmkern._functional.similarities import wide_dtype, without_autocast
 from xmkern.ops.transport import transport_plan
 
 _LEAST_NORM = 1e-5
@@ -86,7 +87,7 @@ def optimal_transport_alignment(
     for name, count in (("iterations", iterations), ("inner", inner)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         # Norms are divided out of the products, which are few beside the tokens.
         x_scale, y_scale = (1 / torch.linalg.vector_norm(tokens, dim=2).clamp(min=_LEAST_NORM) for tokens in (x, y))
         cost = 1 - y @ x.mT * y_scale[:, :, None] * x_scale[:, None]
@@ -103,7 +104,7 @@ def _side(name: str, tokens: Any, axes: str, mask_name: str, mask: Any) -> tuple
         raise ValueError(f"{name} must have three axes, {axes}, not shape {list(tokens.shape)}")
     if not tokens.is_floating_point():
         raise TypeError(f"{name} must be of floating point, not {tokens.dtype}")
-    tokens = tokens.to(torch.float64 if tokens.dtype == torch.float64 else torch.float32)
+    tokens = tokens.to(wide_dtype(tokens))
     if mask is None:
         return tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
