@@ -171,6 +171,9 @@ struct Forward {
   int64_t x_begin, x_end;
   Workspace<Arithmetic> w;
 
+  // Of a token of x in the list.
+  int64_t column_of(int64_t i) const { return i - call.x.begin[x_begin]; }
+
   Panels<Unit> panels() const { return {w.panels, units<Arithmetic>(call.depth), w.products.columns}; }
 
   // Calls f(first step, number of steps) for each chunk of the inner axis, as much as fills a block.
@@ -208,7 +211,7 @@ struct Forward {
       Winner* of_pair = winners + (x * call.y.samples + y) * call.y.tokens;
       double total = 0;
       for (int64_t r = 0; r < w.products.rows; ++r) {
-        const Largest found = largest_of(w.products.row(r) + from - call.x.begin[x_begin], count, nan);
+        const Largest found = largest_of(w.products.row(r) + column_of(from), count, nan);
         total += static_cast<double>(found.value);
         of_pair[place[r]] = static_cast<Winner>(call.x.place[from + found.place]);
       }
@@ -239,9 +242,8 @@ struct Forward {
   void store_winners(int64_t y, Winner* winners) const {
     for (int64_t x = x_begin; x < x_end; ++x) {
       Winner* of_pair = winners + (x * call.y.samples + y) * call.x.tokens;
-      const uint32_t* from = w.products.winner - call.x.begin[x_begin];
       for (int64_t i = call.x.begin[x]; i < call.x.begin[x + 1]; ++i)
-        of_pair[call.x.place[i]] = static_cast<Winner>(from[i]);
+        of_pair[call.x.place[i]] = static_cast<Winner>(w.products.winner[column_of(i)]);
     }
   }
 
@@ -253,7 +255,7 @@ struct Forward {
     for (int64_t x = x_begin; x < x_end; ++x) {
       const int64_t pair = x * call.y.samples + y, x_count = call.x.count(x);
       const bool nothing = x_count == 0 || y_count == 0;
-      const float total = nothing ? 0.0f : sum_of(w.products.most + call.x.begin[x] - call.x.begin[x_begin], x_count);
+      const float total = nothing ? 0.0f : sum_of(w.products.most + column_of(call.x.begin[x]), x_count);
       call.x_out.scores[pair] = nothing || !call.mean ? total : total / static_cast<float>(x_count);
       if (call.y_out.scores) {
         const double y_total = w.totals[x - x_begin];
