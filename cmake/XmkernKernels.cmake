@@ -29,6 +29,12 @@ set(xmkern_flags_avx512 ${xmkern_avx512})
 set(xmkern_flags_avx512_vpopcntdq ${xmkern_avx512} -mavx512vpopcntdq)
 set(xmkern_flags_avx512_bf16 ${xmkern_avx512} -mavx512vpopcntdq -mavx512bf16)
 
+# Under sanitizers what counts is how long the compiler takes, and that is a quarter.
+set(xmkern_optimise -O3)
+if(XMKERN_SANITIZE)
+  set(xmkern_optimise -O1)
+endif()
+
 # xmkern_kernels(target source capability...): compiles `source` once per capability into `target`, each time with
 # XMKERN_CAPABILITY defined as its name. Processors other than x86-64 get the baseline alone.
 function(xmkern_kernels target source)
@@ -42,7 +48,7 @@ function(xmkern_kernels target source)
     target_link_libraries(${variant} PRIVATE xmkern_options)
     target_compile_definitions(${variant} PRIVATE XMKERN_CAPABILITY=${capability})
     # GCC 12 takes the undefined pass-through operand inside its own AVX-512 intrinsics for a mistake.
-    target_compile_options(${variant} PRIVATE -O3 ${xmkern_flags_${capability}} -Wno-maybe-uninitialized -Wno-uninitialized)
+    target_compile_options(${variant} PRIVATE ${xmkern_optimise} ${xmkern_flags_${capability}} -Wno-maybe-uninitialized -Wno-uninitialized)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${variant}>)
   endforeach()
 endfunction()
