@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from xmkern import native
+from tests import capabilities
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("default")
@@ -13,12 +13,5 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(2)
 
 
-@pytest.fixture(params=native.cpu_capabilities() or ["none"])
-def capability(request: pytest.FixtureRequest):
-    """Runs a test once per instruction-set level that this machine has."""
-    if request.param == "none":
-        pytest.skip(native.why_missing() or "")
-    before = native.cpu_capability()
-    native.set_cpu_capability(request.param)
-    yield request.param
-    native.set_cpu_capability(before)
+# Counting bits in one instruction is of use to Hamming's kernels alone.
+capability = capabilities.fixture(without="avx512_vpopcntdq")

@@ -1,0 +1,3 @@
+from tests import capabilities
+
+capability = capabilities.fixture(without="avx512_bf16")
