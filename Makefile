@@ -40,7 +40,7 @@ bench: setup
 	$(BIN)/python -m benchmarks hamming_mih
 	$(BIN)/python -m benchmarks late_interaction
 	$(BIN)/python -m benchmarks transport
-	$(BIN)/python -m benchmarks readme
+	$(BIN)/python -m benchmarks tables
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,7 +1,27 @@
-"""Modules that call :mod:`xmkern.functional`: drop-in replacements for torch's layers and open_clip's losses."""
+"""Modules that call :mod:`xmkern.functional`: drop-in replacements for torch's layers and open_clip's losses, and the
+blocks of which cross-modal networks are made."""
 
 from xmkern.nn.attention import MultiheadAttention
+from xmkern.nn.bi_attention import BiAttention
+from xmkern.nn.blocks import TransformerBlock
+from xmkern.nn.cross_attention import CrossAttention, GatedCrossAttention, SelfAttention
+from xmkern.nn.feed_forward import FeedForward
+from xmkern.nn.fusion import CoAttentionBlock, CrossModalityBlock
 from xmkern.nn.losses import ClipLoss, SigLipLoss
 from xmkern.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer
 
-__all__ = ["ClipLoss", "MultiheadAttention", "SigLipLoss", "TransformerDecoderLayer", "TransformerEncoderLayer"]
+__all__ = [
+    "BiAttention",
+    "ClipLoss",
+    "CoAttentionBlock",
+    "CrossAttention",
+    "CrossModalityBlock",
+    "FeedForward",
+    "GatedCrossAttention",
+    "MultiheadAttention",
+    "SelfAttention",
+    "SigLipLoss",
+    "TransformerBlock",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
+]

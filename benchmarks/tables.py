@@ -1,0 +1,71 @@
+"""Draws tables from rows that were measured: ``python -m benchmarks tables``, for README.md and docs/benchmarks.md."""
+
+import csv
+import importlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import RESULTS
+
+ROOT = Path(__file__).parent.parent
+FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+# What was measured -> its name in the summary, and against what.
+SUMMARY = {
+    "attention": ("attention", "better of eager PyTorch and its fused attention"),
+    "co_attention": ("co-attention, attention over several sources", "better of two calls of each"),
+    "bi_attention": ("attention both ways by one matrix", "better of eager and two fused attentions"),
+    "epilogue": ("what follows a projection", "eager PyTorch"),
+    "blocks": ("whole blocks, a training step", "better of eager PyTorch and its fused attention"),
+    "contrastive": ("contrastive losses, forward + backward", "eager PyTorch"),
+    "late_interaction": ("late interaction, forward + backward", "eager PyTorch"),
+    "damsm": ("DAMSM, forward + backward", "the loop over captions"),
+    "transport": ("optimal transport", "eager PyTorch"),
+    "diffusion": ("diffusion, a sampler's step", "diffusers"),
+    "hamming": ("Hamming search, 2^20 codes", "better mode of FAISS"),
+}
+# Tables that are not their benchmark's only one.
+OTHERS = {"contrastive_memory": ("contrastive", "memory_table")}
+
+
+def read(name: str) -> list[dict[str, str]] | None:
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return None
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def summary() -> str:
+    """A line a family: how many times faster, of all its rows."""
+    lines = ["| | against | least | geometric mean | most |", "| --- | --- | ---: | ---: | ---: |"]
+    for name, (title, peer) in SUMMARY.items():
+        if rows := read(name):
+            ratios = [float(row["ratio"]) for row in rows]
+            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+            lines.append(f"| {title} | {peer} | {min(ratios):.1f}x | **{mean:.1f}x** | {max(ratios):.1f}x |")
+    return "\n".join(lines)
+
+
+def draw(name: str) -> str:
+    if name == "summary":
+        return summary()
+    rows: Any = read(name)
+    if rows is None:
+        return "Not yet measured."
+    module, function = OTHERS.get(name, (name, "table"))
+    facts = rows[0]
+    where = f"{facts['processor']}, {facts['capability']}, {facts['threads']} threads, torch {facts['torch']}"
+    return f"{getattr(importlib.import_module(f'benchmarks.{module}'), function)(rows)}\n\nMeasured on {where}."
+
+
+def render(text: str) -> str:
+    marked = r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(marked, lambda m: f"{m[1]}{draw(m[2])}\n{m[3]}", text, flags=re.DOTALL)
+
+
+def main() -> None:
+    for path in FILES:
+        path.write_text(render(path.read_text()))
+        print(f"drew tables into {path.relative_to(ROOT)}")
