@@ -1,7 +1,7 @@
 #include "attention/attention.h"
 
 #include <array>
-#include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "module.h"
@@ -17,6 +17,17 @@ using OperandNumbers = std::array<int64_t, 4>;
 using MaskNumbers = std::array<int64_t, 5>;
 // Address, strides of batch, head, query and key, address of the buckets.
 using BiasNumbers = std::array<int64_t, 6>;
+// Keys, operands of key and value, mask program, its tensors, bias.
+using SourceNumbers =
+    std::tuple<int64_t, OperandNumbers, OperandNumbers, std::vector<int64_t>, std::vector<MaskNumbers>, BiasNumbers>;
+// Batches, heads, key heads, queries, depth, value depth; dtype; scale; operands of query and out, address of lse;
+// dropout's threshold, seed and scale of what is kept; sources.
+using ProblemNumbers = std::tuple<std::array<int64_t, 6>, int, float, OperandNumbers, OperandNumbers, int64_t, uint32_t,
+                                  uint64_t, float, std::vector<SourceNumbers>>;
+// Operands of key and value, form of the bias's gradient; its address, strides of batch, head, query and key, length.
+using SourceGradientNumbers = std::tuple<OperandNumbers, OperandNumbers, int, std::array<int64_t, 6>>;
+// Operand of the output's gradient, address of that of lse, operand of query's; sources.
+using GradientNumbers = std::tuple<OperandNumbers, int64_t, OperandNumbers, std::vector<SourceGradientNumbers>>;
 
 template <class T>
 T* at(int64_t address) {
@@ -25,36 +36,39 @@ T* at(int64_t address) {
 
 Operand operand(const OperandNumbers& n) { return {at<void>(n[0]), n[1], n[2], n[3]}; }
 
-// The arguments of a call, and the memory that a Problem points into.
+// The problems of a call, and the memory that they point into besides its arguments.
 struct Call {
-  Problem problem;
-  std::vector<int64_t> program;
-  std::vector<MaskTensor> tensors;
+  std::vector<Problem> problems;
+  std::vector<std::vector<Source>> sources;
+  std::vector<std::vector<MaskTensor>> tensors;
 
-  Call(const std::array<int64_t, 7>& shape, int dtype, float scale, const OperandNumbers& query,
-       const OperandNumbers& key, const OperandNumbers& value, const OperandNumbers& out, int64_t lse,
-       std::vector<int64_t> mask, const std::vector<MaskNumbers>& mask_tensors, const BiasNumbers& bias,
-       uint32_t threshold, uint64_t seed, float kept_scale)
-      : program(std::move(mask)) {
-    for (const auto& n : mask_tensors) tensors.push_back({at<void>(n[0]), n[1], n[2], n[3], n[4]});
-    const auto [batches, heads, key_heads, queries, keys, depth, value_depth] = shape;
-    problem = {batches,
-               heads,
-               key_heads,
-               queries,
-               keys,
-               depth,
-               value_depth,
-               static_cast<xmkern::Dtype>(dtype),
-               scale,
-               operand(query),
-               operand(key),
-               operand(value),
-               operand(out),
-               at<float>(lse),
-               {program.data(), static_cast<int64_t>(program.size()), tensors.data()},
-               {at<float>(bias[0]), bias[1], bias[2], bias[3], bias[4], at<int32_t>(bias[5])},
-               {threshold, seed, kept_scale}};
+  explicit Call(const std::vector<ProblemNumbers>& numbers) {
+    for (const auto& [shape, dtype, scale, query, out, lse, threshold, seed, kept_scale, given] : numbers) {
+      const auto [batches, heads, key_heads, queries, depth, value_depth] = shape;
+      Problem& problem = problems.emplace_back(Problem{batches,
+                                                       heads,
+                                                       key_heads,
+                                                       queries,
+                                                       depth,
+                                                       value_depth,
+                                                       static_cast<xmkern::Dtype>(dtype),
+                                                       scale,
+                                                       operand(query),
+                                                       operand(out),
+                                                       at<float>(lse),
+                                                       {threshold, seed, kept_scale}});
+      std::vector<Source>& own = sources.emplace_back();
+      for (const auto& [keys, key, value, program, mask_tensors, bias] : given) {
+        std::vector<MaskTensor>& read = tensors.emplace_back();
+        for (const auto& n : mask_tensors) read.push_back({at<void>(n[0]), n[1], n[2], n[3], n[4]});
+        own.push_back({keys,
+                       operand(key),
+                       operand(value),
+                       {program.data(), static_cast<int64_t>(program.size()), read.data()},
+                       {at<float>(bias[0]), bias[1], bias[2], bias[3], bias[4], at<int32_t>(bias[5])}});
+      }
+      lay_out(problem, own.data(), static_cast<int64_t>(own.size()));
+    }
   }
 };
 
@@ -63,32 +77,28 @@ struct Call {
 void bind_attention(py::module_& module) {
   py::module_ attention = module.def_submodule("attention");
 
-  attention.def("forward",
-                [](const std::array<int64_t, 7>& shape, int dtype, float scale, const OperandNumbers& query,
-                   const OperandNumbers& key, const OperandNumbers& value, const OperandNumbers& out, int64_t lse,
-                   std::vector<int64_t> mask, const std::vector<MaskNumbers>& mask_tensors, const BiasNumbers& bias,
-                   uint32_t threshold, uint64_t seed, float kept_scale, int threads) {
-                  const Call call(shape, dtype, scale, query, key, value, out, lse, std::move(mask), mask_tensors, bias,
-                                  threshold, seed, kept_scale);
-                  py::gil_scoped_release release;
-                  forward(call.problem, threads);
-                });
-
-  attention.def("backward", [](const std::array<int64_t, 7>& shape, int dtype, float scale, const OperandNumbers& query,
-                               const OperandNumbers& key, const OperandNumbers& value, const OperandNumbers& out,
-                               int64_t lse, std::vector<int64_t> mask, const std::vector<MaskNumbers>& mask_tensors,
-                               const BiasNumbers& bias, uint32_t threshold, uint64_t seed, float kept_scale,
-                               const OperandNumbers& grad_out, int64_t grad_lse, const OperandNumbers& grad_query,
-                               const OperandNumbers& grad_key, const OperandNumbers& grad_value, int bias_form,
-                               const std::array<int64_t, 6>& grad_bias, int threads) {
-    const Call call(shape, dtype, scale, query, key, value, out, lse, std::move(mask), mask_tensors, bias, threshold,
-                    seed, kept_scale);
-    const auto [data, batch, head, row, column, length] = grad_bias;
-    const Gradients gradients = {
-        operand(grad_out),   at<float>(grad_lse),
-        operand(grad_query), operand(grad_key),
-        operand(grad_value), {static_cast<BiasForm>(bias_form), at<float>(data), batch, head, row, column, length}};
+  attention.def("forward", [](const std::vector<ProblemNumbers>& problems, int threads) {
+    const Call call(problems);
     py::gil_scoped_release release;
-    backward(call.problem, gradients, threads);
+    forward(call.problems.data(), static_cast<int64_t>(call.problems.size()), threads);
+  });
+
+  attention.def("backward", [](const std::vector<ProblemNumbers>& problems, const std::vector<GradientNumbers>& numbers,
+                               int threads) {
+    const Call call(problems);
+    std::vector<Gradients> gradients;
+    std::vector<std::vector<SourceGradients>> sources;
+    for (const auto& [out, lse, query, given] : numbers) {
+      std::vector<SourceGradients>& own = sources.emplace_back();
+      for (const auto& [key, value, form, bias] : given) {
+        const auto [data, batch, head, row, column, length] = bias;
+        own.push_back({operand(key),
+                       operand(value),
+                       {static_cast<BiasForm>(form), at<float>(data), batch, head, row, column, length}});
+      }
+      gradients.push_back({operand(out), at<float>(lse), operand(query), own.data()});
+    }
+    py::gil_scoped_release release;
+    backward(call.problems.data(), gradients.data(), static_cast<int64_t>(gradients.size()), threads);
   });
 }

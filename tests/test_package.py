@@ -30,6 +30,7 @@ PUBLIC = {
         "set_cpu_capability",
     },
     "xmkern.functional": {
+        "KeyValue",
         "attention",
         "bitwise_max_margin",
         "cosine_max_margin",
@@ -43,6 +44,8 @@ PUBLIC = {
         "info_nce",
         "late_interaction_info_nce",
         "max_similarity",
+        "co_attention",
+        "cross_attention",
         "merge_attention",
         "mil_nce",
         "multi_positive_info_nce",

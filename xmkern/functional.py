@@ -6,6 +6,7 @@ Every call takes ``backend``: ``"auto"`` picks the fastest that can serve it; a 
 
 from xmkern._functional.attention import attention, merge_attention, scaled_dot_product_attention
 from xmkern._functional.contrastive import info_nce, sigmoid_contrastive
+from xmkern._functional.cross_attention import KeyValue, co_attention, cross_attention
 from xmkern._functional.damsm import damsm_loss, damsm_scores
 from xmkern._functional.distillation import distillation
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
@@ -16,9 +17,12 @@ from xmkern._functional.ranking import ranking_loss
 from xmkern._functional.transport import optimal_transport_alignment
 
 __all__ = [
+    "KeyValue",
     "attention",
     "bitwise_max_margin",
+    "co_attention",
     "cosine_max_margin",
+    "cross_attention",
     "damsm_loss",
     "damsm_scores",
     "distillation",

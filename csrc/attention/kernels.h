@@ -12,12 +12,18 @@ struct Part {
   void* workspace;
 };
 
-// Where a part leaves its share of sums that go over several parts: of the gradients of key and value, float32 [keys,
-// depth] each (null: it is alone, and writes the gradients), and of the bias, one vector per head of the group.
+// Where a part leaves its share of sums that go over several parts: of the gradients of key and value, float32 [places,
+// depth] each (null: it is alone, and writes the gradients), and of the biases, per head of the group the vectors of
+// all sources, one behind the other.
 struct Shares {
   float *key, *value, *bias;
   int64_t bias_stride;
 };
+
+inline int64_t share_length(const BiasGradient& bias) {
+  const bool vector = bias.form != BiasForm::none && bias.form != BiasForm::rows;
+  return vector ? (bias.length + 15) / 16 * 16 : 0;
+}
 
 struct ForwardKernel {
   int64_t (*workspace)(const Problem&);
@@ -42,10 +48,9 @@ struct DecodeKernel {
 struct BackwardKernel {
   int64_t (*workspace)(const Problem&);
   void (*run)(const Problem&, const Gradients&, const Part&, const Shares&);
-  // Sums `count` shares of one key head, `stride` numbers from one to the next, into the gradient of its keys or
-  // values.
-  void (*add_shares)(const Problem&, const float* shares, int64_t count, int64_t stride, const Operand& out,
-                     int64_t columns, float scale, int64_t batch, int64_t key_head);
+  // Sums the shares that `count` parts left of one key head, `stride` numbers from one to the next, into its gradients.
+  void (*add_shares)(const Problem&, const Gradients&, int64_t batch, int64_t key_head, const Shares& first,
+                     int64_t count, int64_t stride);
 };
 
 }  // namespace xmkern::attention

@@ -15,7 +15,9 @@ namespace {
 using attention::BiasForm;
 using attention::BiasGradient;
 using attention::Gradients;
+using attention::share_length;
 using attention::Shares;
+using attention::SourceGradients;
 
 template <class Arithmetic>
 struct Workspace {
@@ -51,9 +53,9 @@ struct Workspace {
       queries.data = query, grad_outs.data = grad_out;
       queries.block = grad_outs.block = true;
     }
-    keys_transposed = panels(p.depth, p.keys), values_transposed = panels(p.value_depth, p.keys);
-    keys = panels(p.keys, p.depth);
-    grad_key = take(p.keys * keys.columns), grad_value = take(p.keys * grad_outs.columns);
+    keys_transposed = panels(p.depth, p.places), values_transposed = panels(p.value_depth, p.places);
+    keys = panels(p.places, p.depth);
+    grad_key = take(p.places * keys.columns), grad_value = take(p.places * grad_outs.columns);
     grad_query = at;
   }
 };
@@ -61,24 +63,23 @@ struct Workspace {
 // Enough for any arithmetic.
 int64_t workspace(const Problem& p) {
   const int64_t depth = round_up(p.depth, lanes), value_depth = round_up(p.value_depth, lanes);
-  const int64_t keys = round_up(p.keys, lanes), queries = p.keys > max_columns ? p.queries : 0;
+  const int64_t keys = round_up(p.places, lanes), queries = p.places > max_columns ? p.queries : 0;
   return 4 * (6 * block_rows * stride + (block_rows + queries) * (depth + value_depth) +
-              keys * (p.depth + p.value_depth) + p.keys * (2 * depth + value_depth) + 16 * 16);
+              keys * (p.depth + p.value_depth) + p.places * (2 * depth + value_depth) + 16 * 16);
 }
 
 template <class Arithmetic, Dtype dtype>
 void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
   auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
-  for (int64_t key = 0; key < p.keys; key += panel_width) {
-    const int64_t rows = lesser(panel_width, p.keys - key);
-    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, block);
-    blank_unseen<Arithmetic>(p, batch, head, key, rows, p.value_depth, block);
-    pack_transposed(block, rows, w.values_transposed, key);
-    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, block);
-    blank_unseen<Arithmetic>(p, batch, head, key, rows, p.depth, block);
-    pack_transposed(block, rows, w.keys_transposed, key);
-    pack(block, rows, w.keys, key / Arithmetic::numbers);
-  }
+  for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
+    load_block<dtype>(row_of(s.value, dtype, batch, head, key), s.value.row, rows, p.value_depth, block);
+    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.value_depth, block);
+    pack_transposed(block, rows, w.values_transposed, s.place + key);
+    load_block<dtype>(row_of(s.key, dtype, batch, head, key), s.key.row, rows, p.depth, block);
+    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.depth, block);
+    pack_transposed(block, rows, w.keys_transposed, s.place + key);
+    pack(block, rows, w.keys, (s.place + key) / Arithmetic::numbers);
+  });
 }
 
 void clear(float* data, int64_t count) { __builtin_memset(data, 0, static_cast<std::size_t>(count) * sizeof(float)); }
@@ -123,15 +124,20 @@ void differentiate(float* scores, float* grads, int64_t columns, float scale, Ro
   }
 }
 
-// Adds the gradients of one query's scores to that of the bias.
-void add_bias_gradient(const Problem& p, const BiasGradient& bias, const TileGroup& group, int64_t batch, int64_t head,
-                       int64_t query, const float* grads, float* share) {
-  float* row = bias.data + batch * bias.batch + head * bias.head + query * bias.query;
+// Adds the gradients of one query's scores to those of the biases.
+void add_bias_gradients(const Problem& p, const Gradients& g, const TileGroup& group, int64_t batch, int64_t head,
+                        int64_t query, const float* grads, float* shares) {
   for (int i = 0; i < group.count; ++i) {
-    const int64_t key = group.tile[i] * tile_keys, keys = lesser(group.width[i], p.keys - key);
+    const Source& source = *group.source[i];
+    const int64_t number = &source - p.sources;
+    const BiasGradient& bias = g.sources[number].bias;
+    if (bias.form == BiasForm::none) continue;
+    float *row = bias.data + batch * bias.batch + head * bias.head + query * bias.query, *share = shares;
+    for (int64_t before = 0; before < number; ++before) share += share_length(g.sources[before].bias);
+    const int64_t key = group.key[i], keys = lesser(group.width[i], source.keys - key);
     const float* from = grads + group.column[i];
     if (bias.form == BiasForm::buckets) {
-      const int32_t* numbers = p.bias.buckets + query * p.keys + key;
+      const int32_t* numbers = source.bias.buckets + query * source.keys + key;
       for (int64_t c = 0; c < keys; ++c) share[numbers[c]] += from[c];
     } else if (bias.key == 0) {
       Floats total{};  // behind the last key are zeros
@@ -183,29 +189,30 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
     pack(w.query, rows, w.queries, 0);
     pack(w.grad_out, rows, w.grad_outs, 0);
   }
-  for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
-    multiply<Arithmetic, false>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, key, key + keys,
+  for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
+    const int64_t place = source.place + key;
+    multiply<Arithmetic, false>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, place, place + keys,
                                 w.scores + column, stride, false);
-    multiply<Arithmetic, false>(w.grad_out, rows, w.values_transposed, 0, w.values_transposed.steps, key, key + keys,
-                                w.grad_scores + column, stride, false);
+    multiply<Arithmetic, false>(w.grad_out, rows, w.values_transposed, 0, w.values_transposed.steps, place,
+                                place + keys, w.grad_scores + column, stride, false);
   });
 
-  const bool biased = p.bias.data != nullptr, dropped = p.dropout.threshold != 0;
+  const bool dropped = p.dropout.threshold != 0;
   const float factor = pending_scale(p);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t query = row_begin + r;
     float *scores = w.scores + r * stride, *grads = w.grad_scores + r * stride;
     const Row row = row_of_query<dtype>(p, g, batch, head, query);
-    if (biased) add_bias(p, group, batch, head, query, scores);
+    if (p.biased) add_bias(p, group, batch, head, query, scores);
     hide(group, r, scores);
     if (dropped) {
       for (int i = 0; i < group.count; ++i)
         differentiate<true>(scores + group.column[i], grads + group.column[i], group.width[i], factor, row,
-                            kept_word(p, batch, head, query, group.tile[i]), p.dropout.kept_scale);
+                            kept_word(p, group, i, batch, head, query), p.dropout.kept_scale);
     } else {
       differentiate<false>(scores, grads, group.columns, factor, row, 0, 1.0f);
     }
-    if (g.bias.form != BiasForm::none) add_bias_gradient(p, g.bias, group, batch, head, query, grads, share);
+    if (p.biased) add_bias_gradients(p, g, group, batch, head, query, grads, share);
     const bool single = r % 2 == 0;
     if (!single || r + 1 == rows) pair_rows(w, r / 2 * 2, single, group.columns);
   }
@@ -214,28 +221,45 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   const auto *probabilities = reinterpret_cast<const Unit*>(w.scores),
              *grad_scores = reinterpret_cast<const Unit*>(w.grad_scores);
   const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns, row_units = units<Arithmetic>(rows);
-  for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
+  for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
+    const int64_t place = source.place + key;
     multiply<Arithmetic, true>(probabilities + column, keys, w.grad_outs, 0, row_units, 0, value_depth,
-                               w.grad_value + key * value_depth, value_depth, true);
-    multiply<Arithmetic, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, depth, w.grad_key + key * depth,
-                               depth, true);
-    multiply<Arithmetic, false>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys, key / Arithmetic::numbers,
+                               w.grad_value + place * value_depth, value_depth, true);
+    multiply<Arithmetic, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, depth,
+                               w.grad_key + place * depth, depth, true);
+    multiply<Arithmetic, false>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys, place / Arithmetic::numbers,
                                 units<Arithmetic>(keys), 0, depth, sums, sums_stride, !first);
     first = false;
   });
 }
 
+// Sums over the queries of one key head to the gradients of its keys and values.
+template <Dtype dtype>
+void store_gradients(const Problem& p, const Gradients& g, int64_t batch, int64_t key_head, const float* grad_key,
+                     const float* grad_value) {
+  const int64_t depth = round_up(p.depth, lanes), value_depth = round_up(p.value_depth, lanes);
+  for (int64_t i = 0; i < p.source_count; ++i) {
+    const Source& source = p.sources[i];
+    for (int64_t key = 0, place = source.place; key < source.keys; ++key, ++place) {
+      store_row<dtype>(mutable_row_of(g.sources[i].key, dtype, batch, key_head, key), grad_key + place * depth, p.depth,
+                       __builtin_fabsf(p.scale));
+      store_row<dtype>(mutable_row_of(g.sources[i].value, dtype, batch, key_head, key),
+                       grad_value + place * value_depth, p.value_depth, p.dropout.kept_scale);
+    }
+  }
+}
+
 template <class Arithmetic, Dtype dtype>
 void backward_of(const Problem& p, const Gradients& g, const Part& part, const Shares& shares) {
-  const int64_t block = rows_per_block(part.row_end - part.row_begin, p.keys <= 128 ? block_rows : 48);
+  const int64_t block = rows_per_block(part.row_end - part.row_begin, p.places <= 128 ? block_rows : 48);
   Workspace<Arithmetic> w(p, block, part.workspace);
   const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns;
   if (shares.key) w.grad_key = shares.key, w.grad_value = shares.value;
-  clear(w.grad_key, p.keys * depth);
-  clear(w.grad_value, p.keys * value_depth);
+  clear(w.grad_key, p.places * depth);
+  clear(w.grad_value, p.places * value_depth);
   pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
 
-  const int64_t tiles = (p.keys + tile_keys - 1) / tile_keys, heads = p.heads / p.key_heads;
+  const int64_t tiles = tile_count(p), heads = p.heads / p.key_heads;
   // With one group of keys, the gradient of a block of queries is complete at once.
   const bool one_group = tiles <= group_tiles;
   for (int64_t i = 0; i < heads; ++i) {
@@ -257,12 +281,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
     }
   }
   if (shares.key) return;
-  for (int64_t key = 0; key < p.keys; ++key) {
-    store_row<dtype>(mutable_row_of(g.key, dtype, part.batch, part.key_head, key), w.grad_key + key * depth, p.depth,
-                     __builtin_fabsf(p.scale));
-    store_row<dtype>(mutable_row_of(g.value, dtype, part.batch, part.key_head, key), w.grad_value + key * value_depth,
-                     p.value_depth, p.dropout.kept_scale);
-  }
+  store_gradients<dtype>(p, g, part.batch, part.key_head, w.grad_key, w.grad_value);
 }
 
 void backward(const Problem& p, const Gradients& g, const Part& part, const Shares& shares) {
@@ -272,21 +291,18 @@ void backward(const Problem& p, const Gradients& g, const Part& part, const Shar
   });
 }
 
-void add_shares(const Problem& p, const float* shares, int64_t count, int64_t share_stride, const Operand& out,
-                int64_t columns, float scale, int64_t batch, int64_t key_head) {
-  const int64_t width = round_up(columns, lanes);
-  float row[max_columns];
-  with_dtype(p.dtype, [&](auto type) {
-    constexpr Dtype dtype = decltype(type)::value;
-    for (int64_t key = 0; key < p.keys; ++key) {
-      for (int64_t c = 0; c < width; c += lanes) {
-        Floats total{};
-        for (int64_t i = 0; i < count; ++i) total += load(shares + i * share_stride + key * width + c);
-        store(row + c, total);
-      }
-      store_row<dtype>(mutable_row_of(out, dtype, batch, key_head, key), row, columns, scale);
+void add_shares(const Problem& p, const Gradients& g, int64_t batch, int64_t key_head, const Shares& first,
+                int64_t count, int64_t share_stride) {
+  const auto add = [&](float* sums, int64_t columns) {
+    for (int64_t c = 0; c < p.places * round_up(columns, lanes); c += lanes) {
+      Floats total{};
+      for (int64_t i = 0; i < count; ++i) total += load(sums + i * share_stride + c);
+      store(sums + c, total);
     }
-  });
+  };
+  add(first.key, p.depth), add(first.value, p.value_depth);
+  with_dtype(p.dtype,
+             [&](auto type) { store_gradients<decltype(type)::value>(p, g, batch, key_head, first.key, first.value); });
 }
 
 }  // namespace

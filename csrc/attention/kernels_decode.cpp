@@ -60,16 +60,16 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, i
   TileGroup group;
   next_group(p, batch, head, 0, p.queries, tile_begin, tile_end, group);
   if (group.count == 0) return;
-  for_runs(p, group, [&](int64_t first, int64_t keys, int64_t column) {
+  for_runs(group, [&](const Source& source, int64_t first, int64_t keys, int64_t column) {
     for (int64_t key = 0; key < keys;) {
-      const void* rows = row_of(p.key, dtype, batch, key_head, first + key);
+      const void* rows = row_of(source.key, dtype, batch, key_head, first + key);
       const int count = key + 4 <= keys ? 4 : 1;
       for (int64_t r = 0; r < p.queries; ++r) {
         float* out = scores + r * stride + column + key;
         if (count == 4)
-          dot<dtype, 4>(queries + r * stride, p.key, rows, p.depth, out);
+          dot<dtype, 4>(queries + r * stride, source.key, rows, p.depth, out);
         else
-          dot<dtype, 1>(queries + r * stride, p.key, rows, p.depth, out);
+          dot<dtype, 1>(queries + r * stride, source.key, rows, p.depth, out);
       }
       key += count;
     }
@@ -82,15 +82,15 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, i
     partial[0] = state.most, partial[1] = state.total;
     if (kept != 1.0f)
       for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, load(sums + c) * kept);
-    for_runs(p, group, [&](int64_t first, int64_t keys, int64_t column) {
-      const void* values = row_of(p.value, dtype, batch, key_head, first);
+    for_runs(group, [&](const Source& source, int64_t first, int64_t keys, int64_t column) {
+      const void* values = row_of(source.value, dtype, batch, key_head, first);
       int64_t c = 0;
       for (; c + 8 * lanes <= p.value_depth; c += 8 * lanes)
-        accumulate<dtype, 8>(row + column, p.value, values, keys, c, p.value_depth, sums);
+        accumulate<dtype, 8>(row + column, source.value, values, keys, c, p.value_depth, sums);
       for (; c + 4 * lanes <= p.value_depth; c += 4 * lanes)
-        accumulate<dtype, 4>(row + column, p.value, values, keys, c, p.value_depth, sums);
+        accumulate<dtype, 4>(row + column, source.value, values, keys, c, p.value_depth, sums);
       for (; c < p.value_depth; c += lanes)
-        accumulate<dtype, 1>(row + column, p.value, values, keys, c, p.value_depth, sums);
+        accumulate<dtype, 1>(row + column, source.value, values, keys, c, p.value_depth, sums);
     });
   }
 }
@@ -133,18 +133,19 @@ struct Workspace {
   }
 
   template <Dtype dtype>
-  void pack_group(const Problem& p, int64_t batch, int64_t key_head, int64_t first, int64_t count) {
+  void pack_group(const Problem& p, const Source& source, int64_t batch, int64_t key_head, int64_t first,
+                  int64_t count) {
     keys.columns = round_up(count, lanes), values.steps = units<Arithmetic>(count);
     for (int64_t key = 0; key < count; key += panel_width) {
       const int64_t rows = lesser(panel_width, count - key);
-      const void *key_rows = row_of(p.key, dtype, batch, key_head, first + key),
-                 *value_rows = row_of(p.value, dtype, batch, key_head, first + key);
-      fetch_next_group<dtype>(p.key, key_rows, rows, p.depth);
-      fetch_next_group<dtype>(p.value, value_rows, rows, p.value_depth);
-      load_block<dtype>(key_rows, p.key.row, rows, p.depth, block);
+      const void *key_rows = row_of(source.key, dtype, batch, key_head, first + key),
+                 *value_rows = row_of(source.value, dtype, batch, key_head, first + key);
+      fetch_next_group<dtype>(source.key, key_rows, rows, p.depth);
+      fetch_next_group<dtype>(source.value, value_rows, rows, p.value_depth);
+      load_block<dtype>(key_rows, source.key.row, rows, p.depth, block);
       pack_transposed(block, rows, keys, key);
-      load_block<dtype>(value_rows, p.value.row, rows, p.value_depth, block);
-      blank_unseen<Arithmetic>(p, batch, key_head, first + key, rows, p.value_depth, block);
+      load_block<dtype>(value_rows, source.value.row, rows, p.value_depth, block);
+      blank_unseen<Arithmetic>(p, source, batch, key_head, first + key, rows, p.value_depth, block);
       pack(block, rows, values, key / Arithmetic::numbers);
     }
   }
@@ -155,14 +156,16 @@ int64_t workspace(const Problem& p) {
               Panels<float>::size(max_columns, p.value_depth));
 }
 
-// One group of tiles for all queries of the heads that share a key head.
+// One group of tiles of one source for all queries of the heads that share a key head.
 template <class Arithmetic, Dtype dtype>
 void attend_together(const Problem& p, int64_t batch, int64_t key_head, int64_t tile_begin, int64_t tile_end,
                      Workspace<Arithmetic>& w, float* partials) {
   using Unit = typename Arithmetic::Unit;
   const int64_t heads = p.heads / p.key_heads, rows = heads * p.queries, size = partial_size(p);
-  const int64_t first = tile_begin * tile_keys, count = lesser(tile_end * tile_keys, p.keys) - first;
-  w.template pack_group<dtype>(p, batch, key_head, first, count);
+  const Source& source = source_of(p, tile_begin);
+  const int64_t first = tile_begin * tile_keys - source.place;
+  const int64_t count = lesser(tile_end * tile_keys - source.place, source.keys) - first;
+  w.template pack_group<dtype>(p, source, batch, key_head, first, count);
   multiply<Arithmetic, false>(w.queries, rows, w.keys, 0, w.keys.steps, 0, w.keys.columns, w.scores, stride, false);
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t head = key_head * heads + row / p.queries, query = row % p.queries;
@@ -171,7 +174,7 @@ void attend_together(const Problem& p, int64_t batch, int64_t key_head, int64_t 
     next_group(p, batch, head, query, 1, tile_begin, tile_end, group);
     const auto move = [&](float* to, const float* from, bool gather) {
       for (int i = 0; i < group.count; ++i) {
-        const int64_t place = group.tile[i] * tile_keys - first;
+        const int64_t place = group.key[i] - first;
         for (int64_t c = 0; c < group.width[i]; c += lanes)
           store(to + (gather ? group.column[i] : place) + c, load(from + (gather ? place : group.column[i]) + c));
       }
@@ -210,8 +213,12 @@ void run(const Problem& p, int64_t batch, int64_t key_head, int64_t tile_begin, 
                                                 out + i * p.queries * stride);
     };
     const auto for_groups = [&](auto&& f) {
-      for (int64_t tile = tile_begin; tile < tile_end; tile += group_tiles)
-        f(tile, lesser(tile + group_tiles, tile_end));
+      for (int64_t tile = tile_begin, end; tile < tile_end; tile = end) {
+        const Source& source = source_of(p, tile);
+        end = lesser(tile + group_tiles, (source.place + source.keys + tile_keys - 1) / tile_keys);
+        end = lesser(end, tile_end);
+        f(tile, end);
+      }
     };
     using Arithmetic = typename ArithmeticOf<dtype>::type;
     if (rows >= packed_rows<Arithmetic>) {

@@ -26,27 +26,26 @@ struct Workspace {
     };
     query = reinterpret_cast<Unit*>(take(max_rows * stride));
     scores = take(panel_width * stride), sums = take(max_rows * stride);
-    keys = panels(units<Arithmetic>(p.depth), p.keys), values = panels(units<Arithmetic>(p.keys), p.value_depth);
+    keys = panels(units<Arithmetic>(p.depth), p.places), values = panels(units<Arithmetic>(p.places), p.value_depth);
   }
 };
 
 // Enough for any arithmetic.
 int64_t workspace(const Problem& p) {
-  return 4 * ((2 * max_rows + panel_width) * stride + Panels<float>::size(p.depth, p.keys) +
-              Panels<float>::size(p.keys, p.value_depth));
+  return 4 * ((2 * max_rows + panel_width) * stride + Panels<float>::size(p.depth, p.places) +
+              Panels<float>::size(p.places, p.value_depth));
 }
 
 template <class Arithmetic, Dtype dtype>
 void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
   auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
-  for (int64_t key = 0; key < p.keys; key += panel_width) {
-    const int64_t rows = lesser(panel_width, p.keys - key);
-    load_block<dtype>(row_of(p.key, dtype, batch, head, key), p.key.row, rows, p.depth, block);
-    pack_transposed(block, rows, w.keys, key);
-    load_block<dtype>(row_of(p.value, dtype, batch, head, key), p.value.row, rows, p.value_depth, block);
-    blank_unseen<Arithmetic>(p, batch, head, key, rows, p.value_depth, block);
-    pack(block, rows, w.values, key / Arithmetic::numbers);
-  }
+  for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
+    load_block<dtype>(row_of(s.key, dtype, batch, head, key), s.key.row, rows, p.depth, block);
+    pack_transposed(block, rows, w.keys, s.place + key);
+    load_block<dtype>(row_of(s.value, dtype, batch, head, key), s.value.row, rows, p.value_depth, block);
+    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.value_depth, block);
+    pack(block, rows, w.values, (s.place + key) / Arithmetic::numbers);
+  });
 }
 
 template <class Arithmetic, Dtype dtype>
@@ -59,13 +58,14 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
   for (auto& row : state) row = {-infinity, 0.0f};
   TileGroup group;
   bool first = true;
-  const int64_t tiles = (p.keys + tile_keys - 1) / tile_keys;
+  const int64_t tiles = tile_count(p);
   for (int64_t tile = 0; tile < tiles;) {
     tile = next_group(p, batch, head, row_begin, rows, tile, tiles, group);
     if (group.count == 0) break;
-    for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
-      multiply<Arithmetic, false>(w.query, rows, w.keys, 0, w.keys.steps, key, key + keys, w.scores + column, stride,
-                                  false);
+    for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
+      const int64_t place = source.place + key;
+      multiply<Arithmetic, false>(w.query, rows, w.keys, 0, w.keys.steps, place, place + keys, w.scores + column,
+                                  stride, false);
     });
     // All peaks first: they are waited for together.
     float peaks[max_rows];
@@ -81,9 +81,10 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
       }
     }
     const auto* powers = reinterpret_cast<const Unit*>(w.scores);
-    for_runs(p, group, [&](int64_t key, int64_t keys, int64_t column) {
-      multiply<Arithmetic, false>(powers + column / Arithmetic::numbers, rows, w.values, key / Arithmetic::numbers,
-                                  units<Arithmetic>(keys), 0, w.values.columns, w.sums, stride, !first);
+    for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
+      multiply<Arithmetic, false>(powers + column / Arithmetic::numbers, rows, w.values,
+                                  (source.place + key) / Arithmetic::numbers, units<Arithmetic>(keys), 0,
+                                  w.values.columns, w.sums, stride, !first);
       first = false;
     });
   }

@@ -1,4 +1,4 @@
-// One call of attention, as the kernels see it. xmkern/ops/attention/README.md has the formulas.
+// Attention as the kernels see it. xmkern/ops/attention/README.md has the formulas.
 #pragma once
 
 #include <stdint.h>
@@ -51,16 +51,32 @@ struct Dropout {
   float kept_scale;  // 1 / (1 - p)
 };
 
-struct Problem {
-  int64_t batches, heads, key_heads, queries, keys, depth, value_depth;
-  Dtype dtype;
-  float scale;
-  Operand query, key, value, out;
-  float* lse;  // [batch, head, query]
+// Keys and values, with their own mask and bias; the softmax goes over the keys of all sources.
+struct Source {
+  int64_t keys;
+  Operand key, value;
   Mask mask;
   Bias bias;
-  Dropout dropout;
+  // Of the first key among those of all sources, each of which begins with a tile of 64 keys; see lay_out.
+  int64_t place = 0;
 };
+
+struct Problem {
+  int64_t batches, heads, key_heads, queries, depth, value_depth;
+  Dtype dtype;
+  float scale;
+  Operand query, out;
+  float* lse;  // [batch, head, query]
+  Dropout dropout;
+  // By lay_out:
+  const Source* sources = nullptr;
+  int64_t source_count = 0;
+  int64_t places = 0;   // behind the last key
+  bool biased = false;  // some source is
+};
+
+// Gives the sources their places, each behind the one before, and the problem its sources.
+void lay_out(Problem& problem, Source* sources, int64_t count);
 
 // How the gradient of a bias is gathered: into its own rows where it has any (`rows`), else into a vector over the last
 // axis, which is small: over keys, over diagonals (Toeplitz), or over buckets.
@@ -73,11 +89,16 @@ struct BiasGradient {
   int64_t length;                   // of the vector
 };
 
+struct SourceGradients {
+  Operand key, value;
+  BiasGradient bias;
+};
+
 struct Gradients {
   Operand out;       // given
   const float* lse;  // given, [batch, head, query]; null: zero
-  Operand query, key, value;
-  BiasGradient bias;
+  Operand query;
+  const SourceGradients* sources;
 };
 
 }  // namespace xmkern::attention

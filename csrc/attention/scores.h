@@ -12,6 +12,7 @@ using attention::Bias;
 using attention::Operand;
 using attention::Part;
 using attention::Problem;
+using attention::Source;
 
 inline constexpr int group_tiles = max_columns / tile_keys;
 inline constexpr int block_rows = 64;
@@ -49,13 +50,22 @@ inline void store_row(void* out, const float* row, int64_t columns, float scale)
   for (; c < columns; ++c) store_float<dtype>(out, c, row[c] * scale);
 }
 
+inline int64_t tile_count(const Problem& p) { return (p.places + tile_keys - 1) / tile_keys; }
+
+inline const Source& source_of(const Problem& p, int64_t tile) {
+  const Source* source = p.sources + p.source_count - 1;
+  while (source->keys == 0 || source->place > tile * tile_keys) --source;
+  return *source;
+}
+
 // Up to four tiles of keys that are not empty, one behind the other in the block of scores.
 struct TileGroup {
   int count;
-  int64_t columns;              // of all
-  int64_t tile[group_tiles];    // number of the tile: its first key / 64
-  int64_t column[group_tiles];  // where its scores begin
-  int64_t width[group_tiles];   // of its scores: whole vectors, up to the last that some query sees
+  int64_t columns;                    // of all
+  const Source* source[group_tiles];  // whose keys they are
+  int64_t key[group_tiles];           // the first, in its source
+  int64_t column[group_tiles];        // where its scores begin
+  int64_t width[group_tiles];         // of its scores: whole vectors, up to the last that some query sees
   bool masked[group_tiles];
   uint64_t words[block_rows][group_tiles];  // what is visible, where masked
 };
@@ -65,8 +75,9 @@ inline int64_t next_group(const Problem& p, int64_t batch, int64_t head, int64_t
                           int64_t tile_end, TileGroup& group) {
   group.count = 0, group.columns = 0;
   for (; tile < tile_end && group.count < group_tiles; ++tile) {
-    const int64_t key = tile * tile_keys, key_end = lesser(key + tile_keys, p.keys);
-    const Reach sight = reach(p.mask, batch, {row_begin, row_begin + rows, key, key_end});
+    const Source& source = source_of(p, tile);
+    const int64_t key = tile * tile_keys - source.place, key_end = lesser(key + tile_keys, source.keys);
+    const Reach sight = reach(source.mask, batch, {row_begin, row_begin + rows, key, key_end});
     if (sight == Reach::none) continue;
     const int i = group.count;
     const uint64_t everything = interval(0, key_end - key);
@@ -74,7 +85,7 @@ inline int64_t next_group(const Problem& p, int64_t batch, int64_t head, int64_t
     if (sight == Reach::partial) {
       any = 0;
       for (int64_t r = 0; r < rows; ++r) {
-        const uint64_t word = visible_word(p.mask, batch, head, row_begin + r, key, p.keys);
+        const uint64_t word = visible_word(source.mask, batch, head, row_begin + r, key, source.keys);
         group.words[r][i] = word;
         any |= word, all &= word;
       }
@@ -84,31 +95,43 @@ inline int64_t next_group(const Problem& p, int64_t batch, int64_t head, int64_t
     group.masked[i] = ~all & interval(0, width);  // by the mask, or behind the last key
     if (group.masked[i] && sight == Reach::all)
       for (int64_t r = 0; r < rows; ++r) group.words[r][i] = everything;
-    group.tile[i] = tile, group.column[i] = group.columns, group.width[i] = width;
+    group.source[i] = &source, group.key[i] = key;
+    group.column[i] = group.columns, group.width[i] = width;
     group.columns += width;
     ++group.count;
   }
   return tile;
 }
 
-// Calls f(first key, number of keys, column) for each run of neighbouring keys.
+// Calls f(source, first key, number of keys, column) for each run of neighbouring keys.
 template <class F>
-inline void for_runs(const Problem& p, const TileGroup& group, F&& f) {
+inline void for_runs(const TileGroup& group, F&& f) {
   for (int i = 0; i < group.count;) {
+    const Source& source = *group.source[i];
+    const int64_t first = group.key[i];
+    int64_t last = first + group.width[i];
     int end = i + 1;
-    while (end < group.count && group.tile[end] == group.tile[end - 1] + 1 && group.width[end - 1] == tile_keys) ++end;
-    const int64_t first = group.tile[i] * tile_keys, last = group.tile[end - 1] * tile_keys + group.width[end - 1];
-    f(first, lesser(last, p.keys) - first, group.column[i]);
+    for (; end < group.count && group.source[end] == &source && group.key[end] == last; ++end) last += group.width[end];
+    f(source, first, lesser(last, source.keys) - first, group.column[i]);
     i = end;
+  }
+}
+
+// Calls f(source, first key, number of keys) for as many neighbouring keys as a panel is wide, and again.
+template <class F>
+inline void for_panels(const Problem& p, F&& f) {
+  for (int64_t i = 0; i < p.source_count; ++i) {
+    const Source& source = p.sources[i];
+    for (int64_t key = 0; key < source.keys; key += panel_width) f(source, key, lesser(panel_width, source.keys - key));
   }
 }
 
 // Zeroes rows of a block of keys or values that no query sees: zero times what happens to lie there, NaN perhaps, must
 // be zero. Finite numbers do no harm, so that a look at the block nearly always settles it.
 template <class Arithmetic>
-inline void blank_unseen(const Problem& p, int64_t batch, int64_t key_head, int64_t key, int64_t rows, int64_t columns,
-                         typename Arithmetic::Unit* block) {
-  if (p.mask.length == 0) return;
+inline void blank_unseen(const Problem& p, const Source& source, int64_t batch, int64_t key_head, int64_t key,
+                         int64_t rows, int64_t columns, typename Arithmetic::Unit* block) {
+  if (source.mask.length == 0) return;
   Floats squares{};
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes) {
@@ -119,7 +142,8 @@ inline void blank_unseen(const Problem& p, int64_t batch, int64_t key_head, int6
   const int64_t heads = p.heads / p.key_heads, first = key / tile_keys * tile_keys;
   uint64_t seen = 0;
   for (int64_t head = key_head * heads; head < (key_head + 1) * heads; ++head)
-    for (int64_t query = 0; query < p.queries; ++query) seen |= visible_word(p.mask, batch, head, query, first, p.keys);
+    for (int64_t query = 0; query < p.queries; ++query)
+      seen |= visible_word(source.mask, batch, head, query, first, source.keys);
   for (int64_t r = 0; r < rows; ++r) {
     if (seen >> (key + r - first) & 1) continue;
     for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes)
@@ -156,18 +180,22 @@ inline float score_scale(const Problem& p) {
   return scale < __FLT_MIN__ ? __FLT_MIN__ : scale;
 }
 // The same, where add_bias has not already done it.
-inline float pending_scale(const Problem& p) { return p.bias.data ? 1.0f : score_scale(p); }
+inline float pending_scale(const Problem& p) { return p.biased ? 1.0f : score_scale(p); }
 
-// Brings products of one row to scores, with the bias.
+// Brings products of one row to scores, with the biases.
 inline void add_bias(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
                      float* scores) {
-  const BiasRow bias(p.bias, p.keys, batch, head, query);
   const float scale = score_scale(p);
   for (int i = 0; i < group.count; ++i) {
-    const int64_t key = group.tile[i] * tile_keys;
+    const Source& source = *group.source[i];
     float* at = scores + group.column[i];
-    for (int64_t c = 0; c < group.width[i]; c += lanes)
-      store(at + c, load(at + c) * scale + bias.load_at(key + c, p.keys - key - c));
+    if (!source.bias.data) {
+      for (int64_t c = 0; c < group.width[i]; c += lanes) store(at + c, load(at + c) * scale);
+      continue;
+    }
+    const BiasRow bias(source.bias, source.keys, batch, head, query);
+    for (int64_t c = 0, key = group.key[i]; c < group.width[i]; c += lanes, key += lanes)
+      store(at + c, load(at + c) * scale + bias.load_at(key, source.keys - key));
   }
 }
 
@@ -182,7 +210,9 @@ inline void hide(const TileGroup& group, int64_t row, float* scores) {
   }
 }
 
-inline uint64_t kept_word(const Problem& p, int64_t batch, int64_t head, int64_t query, int64_t tile) {
+// What dropout keeps of a tile of the group.
+inline uint64_t kept_word(const Problem& p, const TileGroup& group, int i, int64_t batch, int64_t head, int64_t query) {
+  const int64_t tile = (group.source[i]->place + group.key[i]) / tile_keys;
   return kept_word(p.dropout.seed, p.dropout.threshold, static_cast<uint64_t>(batch * p.heads + head),
                    static_cast<uint32_t>(query), static_cast<uint32_t>(tile));
 }
@@ -190,7 +220,7 @@ inline uint64_t kept_word(const Problem& p, int64_t batch, int64_t head, int64_t
 // Zeroes what dropout takes from a row of probabilities.
 inline void drop(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query, float* row) {
   for (int i = 0; i < group.count; ++i) {
-    const uint64_t word = kept_word(p, batch, head, query, group.tile[i]);
+    const uint64_t word = kept_word(p, group, i, batch, head, query);
     float* at = row + group.column[i];
     for (int64_t c = 0; c < group.width[i]; c += lanes)
       store(at + c, select(static_cast<uint32_t>(word >> c), load(at + c), Floats{}));

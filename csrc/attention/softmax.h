@@ -10,10 +10,10 @@ struct Softmax {
   float most, total;
 };
 
-// Adds the bias to the scores of one row, hides what is masked, and returns the largest so far, unscaled.
+// Adds the biases to the scores of one row, hides what is masked, and returns the largest so far, unscaled.
 inline float row_peak(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
                       int64_t row, float* scores, float most_so_far) {
-  if (p.bias.data) add_bias(p, group, batch, head, row_begin + row, scores);
+  if (p.biased) add_bias(p, group, batch, head, row_begin + row, scores);
   hide(group, row, scores);
   Floats most[2] = {splat(most_so_far), splat(most_so_far)};
   int64_t c = 0;

@@ -11,6 +11,7 @@ from xmkern.masks import Mask, causal, dense
 from xmkern.ops.attention import attention as _attend
 
 _CAUSAL = causal()
+_NOTHING: tuple[tuple[int, ...], tuple[Tensor, ...], None, None] = ((), (), None, None)  # masks or adds nothing
 _DTYPES = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 
 
@@ -81,39 +82,13 @@ def attention(
     S = _check_sizes(query, key, value)
     if torch._C._is_any_autocast_enabled() and not query.is_meta and torch.is_autocast_enabled(query.device.type):
         query, key, value = _autocast(query, key, value)
-    if query.dtype not in _DTYPES or query.dtype != key.dtype or query.dtype != value.dtype:
-        raise TypeError(
-            "query, key and value must be of one dtype, float32, bfloat16, float16 or float64, "
-            f"not {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    if scale is None:
-        scale = query.shape[3] ** -0.5
-    elif isinstance(scale, Tensor):
-        raise TypeError("scale must be a number, not a tensor, which would get no gradient: multiply query by it")
-
-    program: tuple[int, ...] = ()
-    tensors: tuple[Tensor, ...] = ()
-    if mask is not None:
-        if isinstance(mask, Tensor):
-            if mask.dtype == torch.bool:
-                mask = dense(mask)
-            else:
-                bias, mask = _sum_of_biases(_bias("mask", mask, query, S), bias, query, S), None
-        if mask is not None:
-            program, tensors = _program(mask, query, S)
-
-    buckets: Tensor | None = None
-    if bias is not None:
-        if isinstance(bias, RelativeBias):
-            bias, buckets = _relative(bias, query, S)
-        else:
-            bias = _bias("bias", bias, query, S)
-
+    scale = _check_numbers(query, key, value, scale)
+    given = _lower(query, S, mask, bias) if mask is not None or bias is not None else _NOTHING
     seed: Tensor | None = None
     if dropout_p != 0:
         seed = _seed(dropout_p, query.device)
 
-    out, lse = _attend(query, key, value, program, tensors, bias, buckets, scale, dropout_p, seed, backend)
+    out, lse = _attend(query, key, value, *given, scale, dropout_p, seed, backend)
     return (out, lse) if return_lse else out
 
 
@@ -269,6 +244,41 @@ def _complain(query: Any, key: Any, value: Any) -> NoReturn:
     raise ValueError(f"key and value must be on {query.device} as query is, not on {key.device} and {value.device}")
 
 
+def _check_numbers(query: Tensor, key: Tensor, value: Tensor, scale: Any) -> float:
+    """-> the scale"""
+    if query.dtype not in _DTYPES or query.dtype != key.dtype or query.dtype != value.dtype:
+        raise TypeError(
+            "query, key and value must be of one dtype, float32, bfloat16, float16 or float64, "
+            f"not {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    if isinstance(scale, Tensor):
+        raise TypeError("scale must be a number, not a tensor, which would get no gradient: multiply query by it")
+    return query.shape[3] ** -0.5 if scale is None else scale
+
+
+def _lower(
+    query: Tensor, S: int, mask: Any, bias: Any
+) -> tuple[tuple[int, ...], tuple[Tensor, ...], Tensor | None, Tensor | None]:
+    """-> the operator's mask program, its tensors, bias and buckets"""
+    program: tuple[int, ...] = ()
+    tensors: tuple[Tensor, ...] = ()
+    if mask is not None:
+        if isinstance(mask, Tensor):
+            if mask.dtype == torch.bool:
+                mask = dense(mask)
+            else:
+                bias, mask = _sum_of_biases(_bias("mask", mask, query, S), bias, query, S), None
+        if mask is not None:
+            program, tensors = _program(mask, query, S)
+    buckets: Tensor | None = None
+    if bias is not None:
+        if isinstance(bias, RelativeBias):
+            bias, buckets = _relative(bias, query, S)
+        else:
+            bias = _bias("bias", bias, query, S)
+    return program, tensors, bias, buckets
+
+
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(x if x.dtype == torch.float64 or not x.is_floating_point() else x.to(dtype) for x in tensors)
@@ -325,9 +335,9 @@ def _sum_of_biases(mask: Tensor, bias: Tensor | RelativeBias | None, query: Tens
     return mask + _bias("bias", bias, query, S)
 
 
-def _seed(dropout_p: float, device: torch.device) -> Tensor:
+def _seed(dropout_p: float, device: torch.device, count: int = 1) -> Tensor:
     if not isinstance(dropout_p, int | float):
         raise TypeError(f"dropout_p must be a number, not {type(dropout_p).__name__}")
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p must be 0 to 1, not {dropout_p}")
-    return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)
+    return torch.randint(-(2**63), 2**63 - 1, (count,), device=device)

@@ -96,7 +96,7 @@ class Op:
 
 _ops: dict[str, Op] = {}
 
-_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, bool, int, float, str, tuple, type(None)})
+PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, bool, int, float, str, tuple, type(None)})
 _keys = torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
 _local_keys = torch._C._dispatch_tls_local_include_set
 _profiled = torch.autograd._profiler_enabled
@@ -112,7 +112,7 @@ def _unobserved(args: tuple[Any, ...]) -> bool:
         not torch.compiler.is_compiling()
         and _local_keys().raw_repr() in _UNOBSERVED
         and not _profiled()
-        and _PLAIN.issuperset(map(type, args))
+        and PLAIN.issuperset(map(type, args))
     )
 
 

@@ -1,5 +1,7 @@
 """Launches the C++ kernels: makes the memory, passes addresses and strides."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def attention(
     out = empty_like_query(query, value.size(3))
     lse = torch.empty(batches, heads, queries, dtype=torch.float32, device="cpu")
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
-    native.module().attention.forward(*call, torch.get_num_threads())
+    native.module().attention.forward((call,), torch.get_num_threads())
     del kept
     return out, lse
 
@@ -61,20 +63,12 @@ def attention_backward(
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = [empty_like_query(x, x.shape[3]) for x in (query, key, value)]
-    grad_out, grad_out_numbers = _operand(grad_out)
-    grad_bias = torch.zeros(bias.shape if bias_grad and bias is not None else 0, dtype=torch.float32, device="cpu")
-    lse = lse.contiguous()
-    grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    grad_bias = bias_gradient_like(bias, bias_grad)
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
-    native.module().attention.backward(
-        *call,
-        grad_out_numbers,
-        0 if grad_lse is None else grad_lse.data_ptr(),
-        *(_operand(grad)[1] for grad in grads),
-        *_bias_gradient(grad_bias, buckets),
-        torch.get_num_threads(),
-    )
-    del kept
+    source = source_gradient(grads[1], grads[2], grad_bias, buckets)
+    gradients, also_kept = problem_gradient(grad_out, grad_lse, grads[0], (source,))
+    native.module().attention.backward((call,), (gradients,), torch.get_num_threads())
+    del kept, also_kept
     return (*grads, grad_bias)  # type: ignore[return-value]
 
 
@@ -92,30 +86,80 @@ def _call(
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[tuple[object, ...], object]:
-    """The arguments that both directions share, and the tensors that must outlive the call."""
-    batches, heads, queries, depth = query.shape
-    _, key_heads, keys, value_depth = value.shape
-    query, query_numbers = _operand(query)
+    """A problem of one source, and the tensors that must outlive the call."""
+    given, kept = source(key, value, mask, mask_tensors, bias, buckets, query.size(2))
+    call, also_kept = problem(query, out, lse, (given,), value.size(1), scale, dropout_p, seed)
+    return call, (kept, also_kept)
+
+
+def source(
+    key: Tensor,
+    value: Tensor,
+    mask: list[int] | tuple[int, ...],
+    mask_tensors: Sequence[Tensor],
+    bias: Tensor | None,
+    buckets: Tensor | None,
+    queries: int,
+) -> tuple[tuple[object, ...], object]:
+    """Keys and values as the binding takes them, and the tensors that must outlive the call."""
     key, key_numbers = _operand(key)
     value, value_numbers = _operand(value)
-    out, out_numbers = _operand(out)
     tensors = [_mask_tensor(t) for t in mask_tensors] if mask_tensors else []
     bias_numbers, kept = _NO_BIAS if bias is None else _bias(bias, buckets, queries)
+    return (value.size(2), key_numbers, value_numbers, mask, tensors, bias_numbers), (key, value, kept)
+
+
+def problem(
+    query: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    sources: Sequence[object],
+    key_heads: int,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[tuple[object, ...], object]:
+    """Queries and their sources, each as ``source`` gives it, and the tensors that must outlive the call."""
+    batches, heads, queries, depth = query.shape
+    query, query_numbers = _operand(query)
+    out, out_numbers = _operand(out)
+    lse = lse if lse.is_contiguous() else lse.contiguous()
     call = (
-        (batches, heads, key_heads, queries, keys, depth, value_depth),
+        (batches, heads, key_heads, queries, depth, out.size(3)),
         _DTYPES[query.dtype],
         scale,
         query_numbers,
-        key_numbers,
-        value_numbers,
         out_numbers,
         lse.data_ptr(),
-        mask,
-        tensors,
-        bias_numbers,
         *(_NO_DROPOUT if seed is None else _dropout(dropout_p, seed)),
+        sources,
     )
-    return call, (query, key, value, out, kept)
+    return call, (query, out, lse)
+
+
+def problem_gradient(
+    grad_out: Tensor, grad_lse: Tensor | None, grad_query: Tensor, sources: Sequence[object]
+) -> tuple[tuple[object, ...], object]:
+    grad_out, grad_out_numbers = _operand(grad_out)
+    grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    numbers = (
+        grad_out_numbers,
+        0 if grad_lse is None else grad_lse.data_ptr(),
+        _operand(grad_query)[1],
+        sources,
+    )
+    return numbers, (grad_out, grad_lse)
+
+
+def source_gradient(
+    grad_key: Tensor, grad_value: Tensor, grad_bias: Tensor, buckets: Tensor | None
+) -> tuple[object, ...]:
+    return (_operand(grad_key)[1], _operand(grad_value)[1], *_bias_gradient(grad_bias, buckets))
+
+
+def bias_gradient_like(bias: Tensor | None, wanted: bool) -> Tensor:
+    """Zeros like the bias; of size [0] where its gradient is not wanted."""
+    return torch.zeros(bias.shape if wanted and bias is not None else 0, dtype=torch.float32, device="cpu")
 
 
 def _operand(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:

@@ -29,7 +29,7 @@ def attention(
         scores, key, value = _scores(query, key, value, mask, mask_tensors, bias, buckets, scale)
         lse = scores.logsumexp(-1)
         weights = _probabilities(scores, lse) * _kept(query, key, dropout_p, seed)
-        return _like(weights.to(value.dtype) @ value, query), lse
+        return like(weights.to(value.dtype) @ value, query), lse
 
 
 def attention_backward(
@@ -61,10 +61,10 @@ def attention_backward(
         grad_scores = p * (grad_p - (delta if grad_lse is None else delta - grad_lse)[..., None])
         grad_bias = lse.new_empty(0)
         if bias is not None and bias_grad:
-            grad_bias = _collect(grad_scores, bias, buckets)
+            grad_bias = collect(grad_scores, bias, buckets)
         grad_scores = (grad_scores * scale).to(query.dtype)
         return (
-            _like(grad_scores @ key, query),
+            like(grad_scores @ key, query),
             _gather(grad_scores.mT @ query, shared[0]),
             _gather(grad_value, shared[1]),
             grad_bias,
@@ -115,7 +115,7 @@ def _places(bias: Tensor, buckets: Tensor | None, queries: int, keys: int) -> Te
     return j[None, :] - i[:, None] + queries - 1
 
 
-def _collect(grad_scores: Tensor, bias: Tensor, buckets: Tensor | None) -> Tensor:
+def collect(grad_scores: Tensor, bias: Tensor, buckets: Tensor | None) -> Tensor:
     """The gradient of a bias from that of the scores: what a broadcast or a lookup spread out is summed up."""
     if bias.dim() == 4:
         return grad_scores.sum_to_size(bias.shape)
@@ -134,10 +134,10 @@ def _gather(grad: Tensor, x: Tensor) -> Tensor:
     """The inverse of ``_share`` for gradients, in the memory order of ``x``"""
     if x.shape[1] != grad.shape[1]:
         grad = grad.unflatten(1, (x.shape[1], -1)).sum(2, dtype=None if x.dtype == torch.float64 else torch.float32)
-    return _like(grad, x)
+    return like(grad, x)
 
 
-def _like(result: Tensor, x: Tensor) -> Tensor:
+def like(result: Tensor, x: Tensor) -> Tensor:
     return empty_like_query(x, result.shape[-1]).copy_(result)
 
 

@@ -19,7 +19,7 @@ _MAX_SPLITS = 64
 
 def refuses(*args: Any) -> str | None:
     """Why these arguments of ``attention`` or ``attention_backward`` cannot be served, or None."""
-    query, key, value = args[2:5] if isinstance(args[3], Tensor) else args[:3]
+    query, key, value = args[2:5] if len(args) > 3 and isinstance(args[3], Tensor) else args[:3]
     reason = gpu.refuses(query)
     if reason is not None:
         return reason
@@ -48,14 +48,16 @@ class _Call:
         scale: float,
         dropout_p: float,
         seed: Tensor | None,
+        place: int = 0,
     ) -> None:
+        """place: of the first key, a multiple of 64, where keys are those of one of several sources."""
         self.query, self.key, self.value = dense(query), dense(key), dense(value)
         self.batches, self.heads, self.queries, self.depth = query.shape
         self.key_heads, self.keys, self.value_depth = value.shape[1:]
         self.sizes = (self.heads, self.key_heads, self.queries, self.keys, self.batches)
         self.mask: LoweredMask = arguments.lower_mask(mask, mask_tensors)
         self.bias_form, self.bias = arguments.lower_bias(bias, buckets, self.queries)
-        self.dropout = arguments.lower_dropout(dropout_p, seed)
+        self.dropout = arguments.lower_dropout(dropout_p, seed, place)
         self.scale = scale
         self.chip = gpu.chip_of(query.device)
         self.pads = tuple(max(16, power_of_two(d)) for d in (self.depth, self.value_depth))
@@ -108,12 +110,37 @@ def attention(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     call = _Call(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
-    if scale <= 0:  # the query takes the sign; times zero, a hidden -inf would be NaN
-        call.query, call.scale = -call.query, max(-scale, 1e-37)
     out = empty_like_query(query, call.value_depth)
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+    if lse.numel() > 0:
+        _attend(call, out, lse)
+    return out, lse
+
+
+def attention_of_sources(
+    query: Tensor, sources: list[Any], places: list[int], scale: float, dropout_p: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Attention over the keys of all sources: a launch for each, merged. A source: ``attention``'s arguments from key
+    to buckets."""
+    if len(sources) == 1:
+        return attention(query, *sources[0], scale, dropout_p, seed)
+    out = empty_like_query(query, sources[0][1].shape[3])
+    parts = torch.empty(len(sources), *out.shape, dtype=torch.float32, device=query.device)
+    part_lses = torch.empty(parts.shape[:4], dtype=torch.float32, device=query.device)
+    lse = torch.empty_like(part_lses[0])
     if lse.numel() == 0:
         return out, lse
+    for source, place, part, part_lse in zip(sources, places, parts, part_lses, strict=True):
+        call = _Call(query, *source, scale, dropout_p, seed, place)
+        _attend(call, part, part_lse)
+    _merge(call, parts, part_lses, out, lse, arguments.unit_of(out))
+    return out, lse
+
+
+def _attend(call: _Call, out: Tensor, lse: Tensor) -> None:
+    query = call.query
+    if call.scale <= 0:  # the query takes the sign; times zero, a hidden -inf would be NaN
+        call.query, call.scale = -call.query, max(-call.scale, 1e-37)
     group = call.heads // call.key_heads
     crowded = call.bias_form > 2 or bool(call.dropout) or call.mask.needs_lists
     tiles = arguments.forward_tiles(call.chip, max(call.pads), query.element_size(), crowded)
@@ -138,11 +165,15 @@ def attention(
             LISTED=bool(lists), PACKED=packed, SPLIT=splits > 1, **call.constants(tiles, unit),
         )  # fmt: skip
         if splits > 1:
-            gpu.launch(
-                _forward().merge_kernel, lse.numel(), parts, target_lse, operand(out, unit), lse, call.sizes, splits,
-                SHAPE=call.shape(unit), SPLITS=power_of_two(splits), num_warps=4,
-            )  # fmt: skip
-    return out, lse
+            _merge(call, parts, target_lse, out, lse, unit)
+
+
+def _merge(call: _Call, parts: Tensor, part_lses: Tensor, out: Tensor, lse: Tensor, unit: int) -> None:
+    with gpu.on(out):
+        gpu.launch(
+            _forward().merge_kernel, lse.numel(), parts, part_lses, operand(out, unit), lse, call.sizes, len(parts),
+            SHAPE=call.shape(unit), SPLITS=power_of_two(len(parts)), num_warps=4,
+        )  # fmt: skip
 
 
 def attention_backward(
@@ -161,9 +192,12 @@ def attention_backward(
     dropout_p: float,
     seed: Tensor | None,
     bias_grad: bool,
+    place: int = 0,
+    grad_query: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    call = _Call(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
-    grad_query = empty_like_query(query, call.depth)
+    """``out`` and ``lse`` are those of all sources. grad_query: where that gradient goes, of any dtype."""
+    call = _Call(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, place)
+    grad_query = empty_like_query(query, call.depth) if grad_query is None else grad_query
     grad_key, grad_value = empty_like_query(key, call.depth), empty_like_query(value, call.value_depth)
     grad_bias = lse.new_empty(bias.shape if bias is not None and bias_grad else 0)
     if lse.numel() == 0 or call.keys == 0:

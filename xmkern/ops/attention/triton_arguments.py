@@ -187,12 +187,13 @@ def lower_bias(bias: Tensor | None, buckets: Tensor | None, queries: int) -> tup
     return 3, (bias[:, :, min(queries - 1, bias.shape[2] - 1) :], batch, head, -bias.stride(2), bias.stride(2))
 
 
-def lower_dropout(dropout_p: float, seed: Tensor | None) -> tuple[Any, ...]:
+def lower_dropout(dropout_p: float, seed: Tensor | None, place: int) -> tuple[Any, ...]:
+    """place: of the first key, a multiple of 64."""
     if seed is None:
         return ()
     threshold = min(round(dropout_p * 2**32), 2**32 - 1)
     signed = threshold - 2**32 if threshold >= 2**31 else threshold  # so that its type does not depend on its size
-    return seed, signed, 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
+    return seed, signed, 1 / (1 - dropout_p) if dropout_p < 1 else 0.0, place // 4
 
 
 def precision(dtype: torch.dtype, depth: int, largest: int = 128) -> str:

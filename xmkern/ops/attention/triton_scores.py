@@ -114,11 +114,12 @@ def kept(i, first_key, matrix, dropout, ROWS: tl.constexpr, KEYS: tl.constexpr):
     """Which elements dropout keeps: bool [ROWS, KEYS].
 
     i int32 [ROWS, 1]; first_key a multiple of KEYS, which is 32 or a multiple of 64; matrix int64: batch * heads +
-    head, or a column of them; dropout: (seed, threshold, scale of what is kept). Of 64 neighbouring keys, counter c
+    head, or a column of them; dropout: (seed, threshold, scale of what is kept, counter of
+    key 0). Of 64 neighbouring keys, counter c
     gives the words of the keys c, c + 16, c + 32, c + 48.
     """
     COUNTERS: tl.constexpr = KEYS // 4 if KEYS >= 64 else 16
-    counter = (first_key // 64 * 16 + tl.arange(0, COUNTERS))[None, :]
+    counter = (dropout[3] + first_key // 64 * 16 + tl.arange(0, COUNTERS))[None, :]
     zero = tl.zeros((ROWS, COUNTERS), tl.int32)
     low, high = (matrix & 0xFFFFFFFF).to(tl.uint32), (matrix >> 32).to(tl.uint32)
     a, b, c, d = tl.philox(

@@ -15,6 +15,7 @@ from xmkern.testing.strategies.contrastive import (
     reduce_similarities,
     sigmoid_contrastive,
 )
+from xmkern.testing.strategies.cross_attention import co_attention, cross_attention
 from xmkern.testing.strategies.damsm import damsm_scores
 from xmkern.testing.strategies.hamming import (
     codes,
@@ -29,8 +30,10 @@ from xmkern.testing.strategies.transport import optimal_transport_alignment
 
 __all__ = [
     "attention",
+    "co_attention",
     "codes",
     "cosine_max_margin",
+    "cross_attention",
     "damsm_scores",
     "distillation",
     "hamming_distance",
