@@ -30,7 +30,9 @@ PUBLIC = {
         "set_cpu_capability",
     },
     "xmkern.functional": {
+        "alternating_co_attention",
         "attention",
+        "bi_attention",
         "bitwise_max_margin",
         "cosine_max_margin",
         "distillation",
@@ -48,6 +50,7 @@ PUBLIC = {
         "multi_positive_info_nce",
         "optimal_transport_alignment",
         "pack_bits",
+        "parallel_co_attention",
         "ranking_loss",
         "scaled_dot_product_attention",
         "sigmoid_contrastive",
