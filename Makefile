@@ -34,6 +34,7 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks attention
+	$(BIN)/python -m benchmarks bi_attention
 	$(BIN)/python -m benchmarks contrastive
 	$(BIN)/python -m benchmarks damsm
 	$(BIN)/python -m benchmarks hamming
@@ -58,6 +59,7 @@ sanitize: setup
 	  -DXMKERN_NATIVE_TESTS=ON -DXMKERN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitize
 	build/sanitize/test_attention
+	build/sanitize/test_bi_attention
 	build/sanitize/test_contrastive
 	build/sanitize/test_damsm
 	build/sanitize/test_hamming

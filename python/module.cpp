@@ -36,6 +36,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def("capability", [] { return xmkern::capability_name(xmkern::current_capability()); });
   module.def("set_capability", &set_capability);
   bind_attention(module);
+  bind_bi_attention(module);
   bind_contrastive(module);
   bind_damsm(module);
   bind_hamming(module);

@@ -8,6 +8,7 @@
 using Address = std::uintptr_t;
 
 void bind_attention(pybind11::module_& module);
+void bind_bi_attention(pybind11::module_& module);
 void bind_contrastive(pybind11::module_& module);
 void bind_damsm(pybind11::module_& module);
 void bind_hamming(pybind11::module_& module);

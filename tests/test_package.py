@@ -31,7 +31,9 @@ PUBLIC = {
     },
     "xmkern.functional": {
         "KeyValue",
+        "alternating_co_attention",
         "attention",
+        "bi_attention",
         "bitwise_max_margin",
         "cosine_max_margin",
         "distillation",
@@ -51,6 +53,7 @@ PUBLIC = {
         "multi_positive_info_nce",
         "optimal_transport_alignment",
         "pack_bits",
+        "parallel_co_attention",
         "ranking_loss",
         "scaled_dot_product_attention",
         "sigmoid_contrastive",

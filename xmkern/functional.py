@@ -5,6 +5,7 @@ Every call takes ``backend``: ``"auto"`` picks the fastest that can serve it; a 
 """
 
 from xmkern._functional.attention import attention, merge_attention, scaled_dot_product_attention
+from xmkern._functional.bi_attention import bi_attention
 from xmkern._functional.contrastive import info_nce, sigmoid_contrastive
 from xmkern._functional.cross_attention import KeyValue, co_attention, cross_attention
 from xmkern._functional.damsm import damsm_loss, damsm_scores
@@ -13,12 +14,15 @@ from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_
 from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
 from xmkern._functional.late_interaction import late_interaction_info_nce, max_similarity
 from xmkern._functional.multi_positive import mil_nce, multi_positive_info_nce
+from xmkern._functional.pooled_co_attention import alternating_co_attention, parallel_co_attention
 from xmkern._functional.ranking import ranking_loss
 from xmkern._functional.transport import optimal_transport_alignment
 
 __all__ = [
     "KeyValue",
+    "alternating_co_attention",
     "attention",
+    "bi_attention",
     "bitwise_max_margin",
     "co_attention",
     "cosine_max_margin",
@@ -38,6 +42,7 @@ __all__ = [
     "multi_positive_info_nce",
     "optimal_transport_alignment",
     "pack_bits",
+    "parallel_co_attention",
     "ranking_loss",
     "scaled_dot_product_attention",
     "sigmoid_contrastive",

@@ -43,13 +43,6 @@ inline void load_query(const Problem& p, int64_t batch, int64_t head, int64_t ro
       store(words + r * stride + c, load(words + r * stride + c) ^ splat(Arithmetic::signs));
 }
 
-template <Dtype dtype>
-inline void store_row(void* out, const float* row, int64_t columns, float scale) {
-  int64_t c = 0;
-  for (; c + lanes <= columns; c += lanes) store_floats<dtype>(out, c, load(row + c) * scale);
-  for (; c < columns; ++c) store_float<dtype>(out, c, row[c] * scale);
-}
-
 inline int64_t tile_count(const Problem& p) { return (p.places + tile_keys - 1) / tile_keys; }
 
 inline const Source& source_of(const Problem& p, int64_t tile) {

@@ -89,6 +89,25 @@ inline float load_float(const void* data, int64_t i) {
   return dtype == Dtype::bfloat16 ? float_of(static_cast<uint32_t>(half) << 16) : from_float16(half);
 }
 
+// `count` numbers, fewer than there are lanes, and zeros.
+template <Dtype dtype>
+inline Floats load_some_floats(const void* data, int64_t i, int64_t count) {
+#if defined(__AVX512F__)
+  const auto there = static_cast<__mmask16>((1u << count) - 1);
+  if constexpr (dtype == Dtype::float32) {
+    return reinterpret_cast<Floats>(_mm512_maskz_loadu_ps(there, static_cast<const float*>(data) + i));
+  } else {
+    const __m256i halves = _mm256_maskz_loadu_epi16(there, static_cast<const uint16_t*>(data) + i);
+    if constexpr (dtype == Dtype::float16) return reinterpret_cast<Floats>(_mm512_cvtph_ps(halves));
+    return reinterpret_cast<Floats>(reinterpret_cast<Words>(_mm512_cvtepu16_epi32(halves)) << 16);
+  }
+#else
+  Floats x{};
+  for (int64_t lane = 0; lane < count; ++lane) x[lane] = load_float<dtype>(data, i + lane);
+  return x;
+#endif
+}
+
 // The bits of bfloat16 in the low halves of 32-bit lanes.
 inline Words to_bfloat16(Floats x) {
   const Words bits = reinterpret_cast<Words>(x);
@@ -127,6 +146,13 @@ inline void store_float(void* data, int64_t i, float x) {
     static_cast<float*>(data)[i] = x;
   else
     static_cast<uint16_t*>(data)[i] = dtype == Dtype::bfloat16 ? to_bfloat16(x) : to_float16(x);
+}
+
+template <Dtype dtype>
+inline void store_row(void* out, const float* row, int64_t columns, float scale) {
+  int64_t c = 0;
+  for (; c + lanes <= columns; c += lanes) store_floats<dtype>(out, c, load(row + c) * scale);
+  for (; c < columns; ++c) store_float<dtype>(out, c, row[c] * scale);
 }
 
 template <Dtype dtype>

@@ -169,6 +169,23 @@ inline Floats exp2(Floats x) {
 #endif
 }
 
+// tanh x, to two units in the last place; NaN for NaN. Near 0 by the polynomial of Cephes' tanhf, for 1 - 2^x is too
+// coarse there.
+inline Floats tanh(Floats x) {
+  const Floats magnitude = reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu);
+  const Floats power = exp2(magnitude * (-2.0f * log2_e));
+  const Floats far = (1.0f - power) / (1.0f + power);
+  const Floats square = x * x;
+  Floats p = splat(-5.70498872745e-3f);
+  p = p * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  const Floats near = magnitude + magnitude * square * p;
+  const Words sign = reinterpret_cast<Words>(x) & 0x80000000u;
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(magnitude < 0.625f ? near : far) | sign);
+}
+
 // Rows lane 0.. of a 4-column strip to columns: out[c] has column c of `lanes` rows that lie `stride` apart.
 inline void transpose4(const uint32_t* in, int64_t stride, Words out[4]) {
 #if defined(__AVX2__)

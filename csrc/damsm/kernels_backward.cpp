@@ -61,34 +61,6 @@ int64_t workspace(const Problem& p, int64_t most_rows) {
   return single > other ? single : other;
 }
 
-void clear(const Blocks<float>& x) {
-  __builtin_memset(x.data, 0, static_cast<std::size_t>(Blocks<float>::size(x.rows, x.cut)) * sizeof(float));
-}
-
-// Rows of numbers as rows of a right side, `step`.. of panels.
-inline void pack_numbers(const float* block, int64_t rows, const Panels<float>& out, int64_t step) {
-  pack(block, rows, out, step);
-}
-#if defined(__AVX512BF16__)
-constexpr float zeros[max_columns] = {};
-
-inline void pack_numbers(const float* block, int64_t rows, const Panels<uint32_t>& out, int64_t step) {
-  for (int64_t column = 0; column < out.columns; column += panel_width)
-    for (int64_t r = 0; r < rows; r += 2) {
-      const float* row = block + r * stride + column;
-      interleave(row, r + 1 < rows ? row + stride : zeros, out.width(column), out.at(step + r / 2, column));
-    }
-}
-
-// Pairs of rows to units, in place.
-void pair_rows(const Blocks<float>& x, int64_t rows) {
-  for (int64_t block = 0; block < x.cut.blocks; ++block)
-    for (int64_t r = 0; r < rows; r += 2)
-      interleave(x.at(block, r), r + 1 < rows ? x.at(block, r + 1) : zeros, whole_vectors(x.cut.size(block)),
-                 reinterpret_cast<uint32_t*>(x.at(block, r / 2)));
-}
-#endif
-
 // G, the products of all pairs of regions. They pass through the rows of the scores.
 template <class Arithmetic, Dtype dtype>
 void multiply_regions(const Problem& p, int64_t image, const BackwardWorkspace<Arithmetic>& w) {

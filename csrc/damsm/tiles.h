@@ -1,8 +1,8 @@
-// What forward and backward share: matrices in blocks of columns, words and regions packed for products, and the two
-// softmaxes. For kernel sources (see core/capability.h).
+// What forward and backward share: words and regions packed for products, and the two softmaxes. For kernel sources
+// (see core/capability.h).
 #pragma once
 
-#include "core/product.h"
+#include "core/blocks.h"
 #include "damsm/kernels.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
@@ -11,65 +11,6 @@ namespace {
 using damsm::Captions;
 using damsm::Group;
 using damsm::Problem;
-
-inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t whole_vectors(int64_t count) { return round_up(count, lanes); }
-
-// Columns cut into blocks that `stride` has room for, all but the last of one width, in whole panels.
-struct Cut {
-  int64_t columns, blocks, width;
-
-  explicit Cut(int64_t count) : columns(count) {
-    blocks = count > max_columns ? (count + max_columns - 1) / max_columns : 1;
-    width = round_up((count + blocks - 1) / blocks, panel_width);
-  }
-  int64_t begin(int64_t block) const { return block * width; }
-  int64_t size(int64_t block) const { return lesser(width, columns - block * width); }
-};
-
-// A matrix block by block; the rows of a block lie `stride` units apart.
-template <class Unit>
-struct Blocks {
-  Unit* data;
-  int64_t rows;
-  Cut cut;
-
-  static int64_t size(int64_t rows, const Cut& cut) { return rows * cut.blocks * stride; }
-  Unit* at(int64_t block, int64_t row = 0) const { return data + (block * rows + row) * stride; }
-  // `steps` rows of a block as the right side of a product.
-  Panels<Unit> panels(int64_t block, int64_t steps) const {
-    return {at(block), steps, whole_vectors(cut.size(block)), true};
-  }
-  // Calls f with each vector's block and column, and which of its lanes hold columns of the matrix.
-  template <class F>
-  void for_vectors(F&& f) const {
-    for (int64_t block = 0; block < cut.blocks; ++block)
-      for (int64_t column = 0, size = cut.size(block); column < size; column += lanes)
-        f(block, column, column + lanes <= size ? ~0u : (1u << (size - column)) - 1);
-  }
-};
-
-// Hands out a workspace piece by piece; of one at address 0, only what is taken counts.
-class Pieces {
- public:
-  explicit Pieces(const void* memory) : begin_(reinterpret_cast<uintptr_t>(memory)), at_(begin_) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    static_assert(sizeof(T) == 4);
-    const uintptr_t begin = at_;
-    at_ += static_cast<uintptr_t>(round_up(count * 4, 64));
-    return reinterpret_cast<T*>(begin);
-  }
-  template <class Unit>
-  Blocks<Unit> blocks(int64_t rows, const Cut& cut) {
-    return {take<Unit>(Blocks<Unit>::size(rows, cut)), rows, cut};
-  }
-  int64_t taken() const { return static_cast<int64_t>(at_ - begin_); }
-
- private:
-  uintptr_t begin_, at_;
-};
 
 // The words of a group: rows of a left side; pairs of rows, if units hold two numbers, of a right side; and norms.
 template <class Arithmetic>
@@ -95,21 +36,6 @@ Words<Arithmetic> words_of(const Problem& p, const Captions& captions, int64_t g
 // Numbers of a row of words, `lanes` at a time.
 inline Floats load_numbers(const float* row, int64_t column) { return load(row + column); }
 inline Floats load_numbers(const uint32_t* row, int64_t column) { return load_floats<Dtype::bfloat16>(row, column); }
-
-// A product in passes over some of its steps, as equal as can be. What a pass reads of a panel then stays in the
-// first-level cache from one group of rows to the next, and a sum in parts rounds less than a long one.
-template <class Arithmetic>
-inline void add_product(const typename Arithmetic::Unit* left, int64_t rows,
-                        const Panels<typename Arithmetic::Unit>& right, int64_t step, int64_t steps,
-                        int64_t column_begin, int64_t column_end, float* out, int64_t out_stride, bool add) {
-  constexpr int64_t most = 64;
-  const int64_t passes = steps > most ? (steps + most - 1) / most : 1;
-  for (int64_t i = 0; i < passes; ++i) {
-    const int64_t begin = i * steps / passes, end = (i + 1) * steps / passes;
-    multiply<Arithmetic, false>(left + begin, rows, right, step + begin, end - begin, column_begin, column_end, out,
-                                out_stride, add || i > 0);
-  }
-}
 
 // The regions of one image, packed both ways: columns of a right side (`across`, one set of panels per block of depth),
 // and rows of one (`along`, likewise).
@@ -215,18 +141,6 @@ inline float weigh_regions(const Blocks<float>& shares, int64_t row, float gamma
     store(weights.at(block, row) + column, weight);
   });
   return sum(total);
-}
-
-// A row to units; `out` may be the same memory.
-template <class Unit>
-inline void narrow_row(const Blocks<float>& from, int64_t row, const Blocks<Unit>& out) {
-  for (int64_t block = 0; block < from.cut.blocks; ++block)
-    narrow(from.at(block, row), whole_vectors(from.cut.size(block)), out.at(block, row));
-}
-
-template <class Unit>
-inline Blocks<Unit> as_units(const Blocks<float>& x) {
-  return {reinterpret_cast<Unit*>(x.data), x.rows, x.cut};
 }
 
 // Calls f with each caption of a group, the first of its rows, and their number.

@@ -4,6 +4,7 @@ They lean towards the corners: empty axes, ties, lengths that are no multiple of
 """
 
 from xmkern.testing.strategies.attention import attention, mask
+from xmkern.testing.strategies.bi_attention import alternating_co_attention, bi_attention, parallel_co_attention
 from xmkern.testing.strategies.contrastive import (
     cosine_max_margin,
     distillation,
@@ -29,7 +30,9 @@ from xmkern.testing.strategies.late_interaction import late_interaction_info_nce
 from xmkern.testing.strategies.transport import optimal_transport_alignment
 
 __all__ = [
+    "alternating_co_attention",
     "attention",
+    "bi_attention",
     "co_attention",
     "codes",
     "cosine_max_margin",
@@ -48,6 +51,7 @@ __all__ = [
     "multi_positive_info_nce",
     "optimal_transport_alignment",
     "pack_bits",
+    "parallel_co_attention",
     "ranking_loss",
     "reduce_similarities",
     "sigmoid_contrastive",

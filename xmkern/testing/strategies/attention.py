@@ -31,7 +31,7 @@ def attention(draw: Callable[..., Any]) -> Inputs:
     without_lse = visible is None and bias is None and S >= 16
 
     def operand(heads: int, length: int, depth: int) -> Tensor:
-        x = draw(_laid_out(torch.randn(B, heads, length, depth, generator=generator).to(dtype)))
+        x = draw(laid_out(torch.randn(B, heads, length, depth, generator=generator).to(dtype)))
         return x.requires_grad_(graded)
 
     return {
@@ -47,7 +47,7 @@ def attention(draw: Callable[..., Any]) -> Inputs:
 
 
 @st.composite
-def _laid_out(draw: Callable[..., Any], x: Tensor) -> Tensor:
+def laid_out(draw: Callable[..., Any], x: Tensor) -> Tensor:
     """[B, H, length, depth]: the same values, as projections, slices and expansions lay them out."""
     layout = draw(st.sampled_from(["contiguous", "heads inside", "packed", "sliced", "depth outside", "expanded"]))
     if layout == "heads inside":

@@ -1,0 +1,89 @@
+#include "bi_attention/bi_attention.h"
+
+#include <algorithm>
+
+#include "bi_attention/kernels.h"
+#include "core/capability.h"
+#include "core/integer.h"
+#include "core/large_array.h"
+#include "core/parallel.h"
+#include "core/scratch.h"
+
+#define XMKERN_BI_ATTENTION_KERNELS                            \
+  extern const bi_attention::ForwardKernel bi_attention_forward; \
+  extern const bi_attention::BackwardKernel bi_attention_backward;
+
+namespace xmkern {
+namespace baseline {
+XMKERN_BI_ATTENTION_KERNELS
+}
+#if XMKERN_X86
+namespace avx2 {
+XMKERN_BI_ATTENTION_KERNELS
+}
+namespace avx512 {
+XMKERN_BI_ATTENTION_KERNELS
+}
+namespace avx512_bf16 {
+XMKERN_BI_ATTENTION_KERNELS
+}
+#endif
+
+namespace bi_attention {
+namespace {
+
+#if XMKERN_X86
+const KernelTable<ForwardKernel> forward_kernels = {{&baseline::bi_attention_forward, &avx2::bi_attention_forward,
+                                                     &avx512::bi_attention_forward, nullptr,
+                                                     &avx512_bf16::bi_attention_forward}};
+const KernelTable<BackwardKernel> backward_kernels = {{&baseline::bi_attention_backward, &avx2::bi_attention_backward,
+                                                       &avx512::bi_attention_backward, nullptr,
+                                                       &avx512_bf16::bi_attention_backward}};
+#else
+const KernelTable<ForwardKernel> forward_kernels = {{&baseline::bi_attention_forward}};
+const KernelTable<BackwardKernel> backward_kernels = {{&baseline::bi_attention_backward}};
+#endif
+
+// Enough tasks for many threads; each share of the rows sums up gradients or values of all columns by itself.
+constexpr int64_t enough_tasks = 32;
+constexpr int64_t strips_a_share = 2;
+
+// Runs the kernels on shares of the rows of each matrix. How many there are follows from the sizes alone.
+template <class Kernel, class... Given>
+void run(const Kernel& kernel, const Problem& p, int threads, const Given&... given) {
+  const int64_t matrices = p.batches * p.heads, strips = ceil_div(p.rows.count, strip_rows);
+  const int64_t most = std::max<int64_t>(1, ceil_div(strips, strips_a_share));
+  const int64_t shares = std::clamp<int64_t>(ceil_div(enough_tasks, std::max<int64_t>(matrices, 1)), 1, most);
+  const int64_t part_bytes = kernel.part_bytes(p), workspace_bytes = kernel.workspace_bytes(p);
+  const auto share_of = [&](int64_t matrix, int64_t i) {
+    const auto row = [&](int64_t share) { return std::min(share * strips / shares * strip_rows, p.rows.count); };
+    return Share{matrix / p.heads, matrix % p.heads, row(i), row(i + 1)};
+  };
+  if (shares == 1) {
+    const auto bytes = static_cast<size_t>(part_bytes + workspace_bytes);
+    parallel_for(matrices, threads, [&](int64_t matrix) {
+      char* memory = static_cast<char*>(Scratch::get(bytes));
+      const Share share = share_of(matrix, 0);
+      kernel.run(p, given..., share, memory, memory + part_bytes);
+      kernel.finish(p, given..., share.batch, share.head, memory, 1);
+    });
+    return;
+  }
+  const LargeArray<char> parts(static_cast<size_t>(matrices * shares * part_bytes));
+  parallel_for(matrices * shares, threads, [&](int64_t task) {
+    kernel.run(p, given..., share_of(task / shares, task % shares), parts.get() + task * part_bytes,
+               Scratch::get(static_cast<size_t>(workspace_bytes)));
+  });
+  parallel_for(matrices, threads, [&](int64_t matrix) {
+    kernel.finish(p, given..., matrix / p.heads, matrix % p.heads, parts.get() + matrix * shares * part_bytes, shares);
+  });
+}
+
+}  // namespace
+
+void forward(const Problem& p, int threads) { run(forward_kernels.pick(), p, threads); }
+
+void backward(const Problem& p, const Gradients& g, int threads) { run(backward_kernels.pick(), p, threads, g); }
+
+}  // namespace bi_attention
+}  // namespace xmkern
