@@ -58,21 +58,26 @@ void forward_of(const Problem& p, const Totals& rows, const Totals& columns, con
   strip_totals.store(p, strip, columns);
 }
 
-// Gradients as left operands of both products: rows of units, and units along the rows. In float32 a tile is both.
-const float* transposed_units(float* tile, int64_t, int64_t, float*) { return tile; }
+// Gradients as left operands of both products: units along the rows, and, in their place, rows of units. In float32 a
+// tile is both.
+const float* transposed_units(const float* tile, int64_t, int64_t, float*) { return tile; }
 
 #if defined(__AVX512BF16__)
-const uint32_t* transposed_units(float* tile, int64_t rows, int64_t columns, uint32_t* out) {
+const uint32_t* transposed_units(const float* tile, int64_t rows, int64_t columns, uint32_t* out) {
   alignas(64) static constexpr float nothing[max_columns] = {};
   for (int64_t r = 0; r < rows; r += 2) {
-    float* line = tile + r * stride;
+    const float* line = tile + r * stride;
     interleave(line, r + 1 < rows ? line + stride : nothing, columns, out + r / 2 * stride);
-    narrow(line, columns, reinterpret_cast<uint32_t*>(line));
-    if (r + 1 < rows) narrow(line + stride, columns, reinterpret_cast<uint32_t*>(line + stride));
   }
   return out;
 }
 #endif
+
+template <class Unit>
+const Unit* units_in_place(float* tile, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) narrow(tile + r * stride, columns, reinterpret_cast<Unit*>(tile + r * stride));
+  return reinterpret_cast<const Unit*>(tile);
+}
 
 template <class Arithmetic, Dtype dtype>
 void backward_of(const Problem& p, const Gradients& g, const Totals* totals, const Part& part) {
@@ -87,15 +92,13 @@ void backward_of(const Problem& p, const Gradients& g, const Totals* totals, con
   const auto y_rows = memory.panels<Arithmetic>(strip.count, p.depth);
   const auto x_rows = memory.panels<Arithmetic>(block_rows, p.depth);
   if (!p.products) pack_columns<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, packed, panel_block);
-  pack_rows<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, y_rows);
+  if (g.rows.grad) pack_rows<Arithmetic, dtype>(p.y, p.depth, strip.begin, strip.count, y_rows);
   StripSlopes strip_slopes(p, strip, g.columns);
   StripTotals strip_totals(p, strip, {});  // none: totals are of rows
   const int64_t depth = round_up(p.depth, 16);
-  float* grad_y = g.columns.grad + strip.begin * depth;
   const int64_t block = rows_a_block(part);
   for (int64_t row = part.row_begin; row < part.row_end; row += block) {
     const int64_t count = lesser(block, part.row_end - row);
-    pack_rows<Arithmetic, dtype>(p.x, p.depth, row, count, x_rows);
     if (p.products) {
       copy_tile(kept_tile(p, row, strip), p.products_stride, tile, stride, count, strip.width);
     } else {
@@ -104,11 +107,15 @@ void backward_of(const Problem& p, const Gradients& g, const Totals* totals, con
     }
     if (totals) reduce(p, strip, row, count, tile, *totals, strip_totals);
     differentiate(p, g, strip, row, count, tile, strip_slopes);
-    const Unit* transposed = transposed_units(tile, count, strip.width, turned);
-    multiply<Arithmetic, false>(reinterpret_cast<const Unit*>(tile), count, y_rows, 0, y_rows.steps, 0, y_rows.columns,
-                                g.rows.grad + row * depth, depth, true);
-    multiply<Arithmetic, true>(transposed, strip.count, x_rows, 0, units<Arithmetic>(count), 0, x_rows.columns, grad_y,
-                               depth, true);
+    if (g.columns.grad) {
+      pack_rows<Arithmetic, dtype>(p.x, p.depth, row, count, x_rows);
+      multiply<Arithmetic, true>(transposed_units(tile, count, strip.width, turned), strip.count, x_rows, 0,
+                                 units<Arithmetic>(count), 0, x_rows.columns, g.columns.grad + strip.begin * depth,
+                                 depth, true);
+    }
+    if (g.rows.grad)
+      multiply<Arithmetic, false>(units_in_place<Unit>(tile, count, strip.width), count, y_rows, 0, y_rows.steps, 0,
+                                  y_rows.columns, g.rows.grad + row * depth, depth, true);
   }
   strip_slopes.store(strip, g.columns);
 }

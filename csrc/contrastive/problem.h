@@ -46,7 +46,7 @@ struct Totals {
 // Of one side: the forward's results (of logsumexp and mil), their gradients, and where to add gradients.
 struct Slopes {
   const float *value, *positive, *grad_value, *grad_positive;  // [count]
-  float* grad;                                                 // [count, depth rounded up to 16]
+  float* grad;                                                 // [count, depth rounded up to 16]; null: not wanted
   float* grad_scale;                                           // [count]
 };
 

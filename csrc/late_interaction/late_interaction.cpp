@@ -111,6 +111,7 @@ void backward(const Problem& p, const Scores& x, const Scores& y, void* grad_x, 
   };
   const int64_t slices = ceil_div(p.depth, slice);
   for (const Gradient& g : gradients) {
+    if (g.out == nullptr) continue;
     const int64_t most = std::max<int64_t>(256 / std::max<int64_t>(g.own.tokens, 1), 1);
     const int64_t parts = ceil_div(g.own.samples, most);
     parallel_for(parts * slices, threads, [&](int64_t task) {

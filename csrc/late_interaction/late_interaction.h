@@ -34,7 +34,7 @@ constexpr int winner_bytes(int64_t tokens) { return tokens <= 256 ? 1 : tokens <
 void forward(const Problem& problem, const Scores& x, const Scores& y, int threads);
 
 // From the gradients of the scores, in the place of those, to that of the numbers [samples, tokens, depth], dense; of
-// hidden tokens it is not written.
+// hidden tokens it is not written. Null: the gradient of a side is not wanted.
 void backward(const Problem& problem, const Scores& x, const Scores& y, void* grad_x, void* grad_y, int threads);
 
 }  // namespace xmkern::late_interaction

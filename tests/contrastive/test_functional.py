@@ -114,7 +114,20 @@ def test_loss_and_gradients_in_one_go(kind, dtype, columns, capability):
     x, y = (torch.randn(rows, 40, generator=generator).to(dtype) for rows in (150, 270))
     scales = [torch.rand(rows, generator=generator) for rows in (150, 270)]
     ids = [torch.randint(0, 200, (rows,), generator=generator) for rows in (150, 270)]
-    args = (x, y, *scales, torch.tensor(-0.5), *ids, None, None, None, kind, columns and kind == "logsumexp")
+    args = (
+        x,
+        y,
+        *scales,
+        torch.tensor(-0.5),
+        *ids,
+        None,
+        None,
+        None,
+        kind,
+        columns and kind == "logsumexp",
+        True,
+        True,
+    )
     run = {backend.name: backend.run for backend in ops()["similarity_loss"].backends}
     # A bias moves the log-sum-exp and not the loss: its gradient is zero but for rounding.
     count = 5 if kind == "logsumexp" else 6

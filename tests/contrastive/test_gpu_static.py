@@ -57,7 +57,7 @@ def run(
     launcher.similarity_reduce(*operands, kind, True)
     if kind != "maximum":
         results = (row, row, column, column)
-        launcher.similarity_reduce_backward(*results, *operands, *results, kind, True)
+        launcher.similarity_reduce_backward(*results, *operands, *results, kind, True, True, True)
 
 
 @pytest.mark.parametrize("chip", [80, 90, 100], ids="sm_{}".format)

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmkern.functional as xf
 from xmkern.ops.contrastive import Pairs, op, reduce_similarities, reference, similarity_reduce_backward
@@ -116,6 +117,47 @@ def test_rows_of_which_all_is_hidden(kind, backend):
     for each in (x, y, *scales[:2]):
         assert each.grad.isfinite().all()
     assert (x.grad[hidden] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_frozen_side_changes_nothing_on_the_other(name, dtype, backend):
+    """Bit for bit; and the operators are told not to make its gradient."""
+    x, y = tensors((180, 40), (180, 40), dtype=dtype)
+    expected = torch.autograd.grad(CALLS[name](x, y, backend=backend, normalize=True), (x, y))
+    for live in (0, 1):
+        sides = [side if i == live else side.detach() for i, side in enumerate((x, y))]
+        with Wanted() as wanted:
+            (found,) = torch.autograd.grad(CALLS[name](*sides, backend=backend, normalize=True), sides[live])
+        assert torch.equal(found, expected[live])
+        assert all(flags == (live == 0, live == 1) for flags in wanted.flags)
+        assert wanted.flags or name in ("hardest", "distillation")
+
+
+class Wanted(TorchDispatchMode):
+    """Which gradients were asked of the operators that make them, but for matrices of depth 1, as mil_nce has one."""
+
+    def __init__(self):
+        super().__init__()
+        self.flags = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator in (op.similarity_reduce_backward.overload, ops()["similarity_loss"].overload):
+            x = next(each for each in args if each.dim() == 2)
+            self.flags += [args[-3:-1]] * (x.shape[1] > 1)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("which", [(True, False), (False, True), (False, False)])
+def test_the_operators_leave_out_what_is_not_wanted(which, backend):
+    torch.manual_seed(0)
+    for each in (op.similarity_reduce_backward, ops()["similarity_loss"]):
+        *args, _, _ = each.sample()
+        expected, found = (each(*args, *flags, backend=backend)[-5:] for flags in ((True, True), which))
+        for i, (got, want) in enumerate(zip(found, expected, strict=True)):
+            assert torch.equal(got, want if i >= 2 or which[i] else want.new_empty(0))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -258,7 +300,9 @@ def test_parts_of_a_matrix_add_up_to_its_gradient(kind, backend):
     found = reduce_similarities(x, y, *scales, bias, whole, kind=kind, columns=True, backend=backend)
     stats = (found.value, found.positive, found.column_value, found.column_positive)
     grads = tensors(*(each.shape for each in stats), grad=False, seed=1)
-    expected = similarity_reduce_backward(*grads, x, y, *scales, bias, *whole, *stats, kind, True, backend=backend)
+    expected = similarity_reduce_backward(
+        *grads, x, y, *scales, bias, *whole, *stats, kind, True, True, True, backend=backend
+    )
     parts = []
     for first, last in ((0, 25), (25, 60)):
         here = slice(first, last)
@@ -266,7 +310,7 @@ def test_parts_of_a_matrix_add_up_to_its_gradient(kind, backend):
         parts.append(
             similarity_reduce_backward(
                 *grads[:2], grads[2][here], grads[3][here], x, y[here], scales[0], scales[1][here], bias, *pairs,
-                *stats[:2], stats[2][here], stats[3][here], kind, True, backend=backend,
+                *stats[:2], stats[2][here], stats[3][here], kind, True, True, True, backend=backend,
             )
         )  # fmt: skip
     for i, whole_grad in enumerate(expected):

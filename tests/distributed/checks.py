@@ -115,6 +115,25 @@ def gathering_equals_one_process():
 
 
 @check
+def a_frozen_side_changes_nothing_on_the_other():
+    sizes = uneven()
+    place = own(sizes)
+    x, y = (features(sum(sizes))[side].detach()[place] for side in "xy")
+
+    def gradients(name, live, **options):
+        sides = [side.clone().requires_grad_(wanted) for side, wanted in zip((x, y), live, strict=True)]
+        getattr(distributed, name)(*sides, 3.0, sizes=sizes, **options).backward()
+        return [side.grad for side in sides]
+
+    for call, (name, arguments) in CALLS.items():
+        for way in ("ring", "gather"):
+            options = {"exchange": way, **arguments}
+            both = gradients(name, (True, True), **options)
+            assert torch.equal(gradients(name, (True, False), **options)[0], both[0]), (call, way)
+            assert torch.equal(gradients(name, (False, True), **options)[1], both[1]), (call, way)
+
+
+@check
 def shares_are_scaled_as_documented():
     """In plain PyTorch: a rank's share, and gradients of the sum over ranks, which may weigh their shares."""
     world, rows = dist.get_world_size(), 4

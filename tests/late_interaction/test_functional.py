@@ -119,6 +119,26 @@ def test_results_do_not_depend_on_threads(dtype, capability):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("recompute", [None, False, True])
+def test_a_frozen_side_changes_nothing_on_the_other(recompute, backend):
+    """Bit for bit, of scores and of both sorts of loss; and what is not wanted is not made."""
+
+    def loss(x, y):
+        if recompute is None:
+            return sum(part.square().sum() for part in xf.max_similarity(x, y, both=True, backend=backend))
+        return xf.late_interaction_info_nce(x, y, 9.0, recompute=recompute, backend=backend)
+
+    x, y = tensors((9, 7, 40), (9, 5, 40))
+    expected = torch.autograd.grad(loss(x, y), (x, y))
+    assert torch.equal(torch.autograd.grad(loss(x, y.detach()), x)[0], expected[0])
+    assert torch.equal(torch.autograd.grad(loss(x.detach(), y), y)[0], expected[1])
+    for name in OPERATORS[1::2]:
+        *args, _, _ = ops()[name].sample()
+        assert ops()[name](*args, False, True, backend=backend)[0].numel() == 0
+        assert ops()[name](*args, True, False, backend=backend)[1].numel() == 0
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_of_equal_tokens_the_first_wins(backend):
     x, y = torch.ones(1, 3, 20, requires_grad=True), torch.ones(2, 40, 20, requires_grad=True)
     mask = torch.arange(40) > torch.tensor([[6], [30]])

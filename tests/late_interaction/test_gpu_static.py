@@ -45,7 +45,7 @@ def run(
     x, y = torch.zeros(B, R, D, dtype=dtype), torch.zeros(N, T, D, dtype=dtype)
     masks = [torch.ones(each.shape[:2], dtype=torch.bool) if masked else None for each in (x, y)]
     x_scores, y_scores, *winners = launcher.max_similarity(x, y, *masks, True, both)
-    launcher.max_similarity_backward(x_scores, y_scores if both else None, x, y, *masks, *winners, True)
+    launcher.max_similarity_backward(x_scores, y_scores if both else None, x, y, *masks, *winners, True, True, True)
 
 
 @pytest.mark.parametrize("chip", [80, 90, 100], ids="sm_{}".format)

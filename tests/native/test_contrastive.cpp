@@ -230,7 +230,19 @@ struct Case {
     std::fill(y.grad.begin(), y.grad.end(), 0.0f);
     backward(p, {x.slopes(), y.slopes(), grad_bias.data()}, 3);
     for (size_t i = 0; i < grad.size(); ++i) expect(y.grad[i], grad[i], 0, 0, "gradient on three threads");
+    check_one_side(x, y);
+    check_one_side(y, x);
     if (p.kind != Kind::mil) check_loss();
+  }
+
+  // A side's gradient is the same where the other's is not wanted.
+  void check_one_side(Operand& live, Operand& frozen) {
+    const auto want = live.grad;
+    std::fill(live.grad.begin(), live.grad.end(), 0.0f);
+    Slopes other = frozen.slopes();
+    other.grad = nullptr;
+    backward(p, {&live == &x ? x.slopes() : other, &live == &x ? other : y.slopes(), grad_bias.data()}, 2);
+    for (size_t i = 0; i < want.size(); ++i) expect(live.grad[i], want[i], 0, 0, "gradient of one side");
   }
 
   // Loss and gradients in one go are those of forward and backward, of a sum.

@@ -226,6 +226,7 @@ struct Case {
     }
     compare("gradient of x", x, grad_x.get(), want_x);
     compare("gradient of y", y, grad_y.get(), want_y);
+    backward(problem, x_scores, y_scores, nullptr, nullptr, 2);  // no side is wanted
   }
 };
 

@@ -85,7 +85,7 @@ class _Reduce(torch.autograd.Function):
             raise NotImplementedError("contrastive losses have a first derivative only: create_graph must be False")
         x, y, x_scale, y_scale, bias, x_ids, y_ids, *results = ctx.saved_tensors
         kind, columns, exchange, backend = ctx.options
-        y_wanted = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
+        x_grad, y_grad = ctx.needs_input_grad[0], ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         own: list[Tensors] = []
         of_columns = (*grads[2:], *results[2:])
         rows = (y, y_scale, y_ids, *of_columns) if columns else (y, y_scale, y_ids)
@@ -97,16 +97,16 @@ class _Reduce(torch.autograd.Function):
             theirs = theirs or of_columns  # which are empty where there are none
             found = similarity_reduce_backward(
                 *grads[:2], *theirs[:2], x, y, x_scale, y_scale, bias, x_ids, y_ids, *(None,) * 5,
-                *results[:2], *theirs[2:], kind, columns, backend=backend,
+                *results[:2], *theirs[2:], kind, columns, x_grad, y_grad, backend=backend,
             )  # fmt: skip
             # Sums over ranks are in float32, whatever the dtype of x and y.
             grad_x, grad_y, grad_x_scale, grad_y_scale, grad_bias = (each.to(x_scale.dtype) for each in found)
             mine = (grad_x, grad_x_scale, grad_bias)
             own[:] = [merge(own[0], mine) if own else mine]
-            return (grad_y, grad_y_scale) if y_wanted else ()
+            return (grad_y, grad_y_scale) if y_grad else ()
 
         grad_y, grad_y_scale = exchange(rows, visit, merge) or (None, None)
         grad_x, grad_x_scale, grad_bias = own[0]
         if grad_y is not None:
             grad_y = grad_y.to(y.dtype)
-        return grad_x.to(x.dtype), grad_y, grad_x_scale, grad_y_scale, grad_bias, *(None,) * 6
+        return grad_x.to(x.dtype) if x_grad else None, grad_y, grad_x_scale, grad_y_scale, grad_bias, *(None,) * 6

@@ -74,19 +74,21 @@ def similarity_reduce_backward(
     column_positive: Tensor,
     kind: str,
     columns: bool,
+    x_grad: bool,
+    y_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     x_side = _side(x, x_scale, x_ids, x_groups, x_offset)
     y_side = _side(y, y_scale, y_ids, y_groups, y_offset)
     related = _relevance(relevance)
     row_slopes = [t.contiguous() for t in (row_value, row_positive, grad_row_value, grad_row_positive)]
     column_slopes = [t.contiguous() for t in (column_value, column_positive, grad_column_value, grad_column_positive)]
-    sums, grad_scales, grad_bias = _gradients(x, y)
+    sums, grad_scales, grad_bias = _gradients(x, y, x_grad, y_grad)
     native.module().contrastive.backward(
         _addresses(x, x_side),
         _addresses(y, y_side),
         _numbers(x, kind, columns, related),
         float(bias),
-        [t.data_ptr() for t in (*row_slopes, sums[0], grad_scales[0])],
+        [t.data_ptr() for t in (*row_slopes, sums[0], grad_scales[0])],  # null where there are no elements
         [t.data_ptr() for t in (*column_slopes, sums[1], grad_scales[1])],
         grad_bias.data_ptr(),
         torch.get_num_threads(),
@@ -95,7 +97,7 @@ def similarity_reduce_backward(
 
 
 def refuses_loss(x: Tensor, y: Tensor, *args: object) -> str | None:
-    kind = args[-2]
+    kind = args[8]
     if x.dtype == torch.float16:
         return "the gradients of a sum may exceed the range of float16"
     if kind not in ("softplus", "logsumexp"):
@@ -119,11 +121,13 @@ def similarity_loss(
     relevance: Tensor | None,
     kind: str,
     columns: bool,
+    x_grad: bool,
+    y_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     x_side = _side(x, x_scale, x_ids, x_groups, None)
     y_side = _side(y, y_scale, y_ids, y_groups, None)
     related = _relevance(relevance)
-    sums, grad_scales, grad_bias = _gradients(x, y)
+    sums, grad_scales, grad_bias = _gradients(x, y, x_grad, y_grad)
     loss = native.module().contrastive.loss(
         _addresses(x, x_side),
         _addresses(y, y_side),
@@ -167,10 +171,11 @@ def _numbers(x: Tensor, kind: str, columns: bool, relevance: Tensor | None) -> l
     return [x.shape[1], _DTYPES[x.dtype], KINDS.index(kind), int(columns), *related]
 
 
-def _gradients(x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Zeros to add to, in float32: of x and y in rows of whole vectors, of their scales, and of the rows' bias."""
+def _gradients(x: Tensor, y: Tensor, x_grad: bool, y_grad: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Zeros to add to, in float32: of x and y, where wanted, in rows of whole vectors; of their scales; of the bias, a
+    share a row."""
     width = -(-x.shape[1] // _LANES) * _LANES
-    sums = [_zeros(each.shape[0], width) for each in (x, y)]
+    sums = [_zeros(each.shape[0], width) if want else _zeros(0) for each, want in ((x, x_grad), (y, y_grad))]
     return sums, [_zeros(each.shape[0]) for each in (x, y)], _zeros(x.shape[0])
 
 
@@ -180,4 +185,4 @@ def _zeros(*shape: int) -> Tensor:
 
 def _rounded(sums: list[Tensor], *operands: Tensor) -> list[Tensor]:
     """In the dtypes of the operands; each sum makes room for the next."""
-    return [sums.pop(0)[:, : x.shape[1]].to(x.dtype).contiguous() for x in operands]
+    return [sums.pop(0)[..., : x.shape[1]].to(x.dtype).contiguous() for x in operands]

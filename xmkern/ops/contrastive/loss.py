@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from xmkern.ops.contrastive import cpu, reference
-from xmkern.ops.contrastive.op import Pairs
+from xmkern.ops.contrastive.op import Pairs, fake_gradients
 from xmkern.ops.registry import Backend, Op
 
 
 def _reference(*args: Any) -> tuple[Tensor, ...]:
-    """-> the loss [], and its gradients with respect to x, y, x_scale, y_scale and bias.
+    """-> the loss [], and its gradients with respect to x, y, x_scale, y_scale and bias; of x and y no elements where
+    they are not wanted.
 
     With ``"softplus"`` the loss is the sum of the rows' values; with ``"logsumexp"`` the sum, over the rows that have
     positives, and the columns if there are any, of log-sum-exp less the mean of the positives.
     """
-    *tensors, kind, columns = args
+    *tensors, kind, columns, x_grad, y_grad = args
     operands: Any = [*tensors, None, None]  # no offsets
     forward: Any = reference.similarity_reduce
     results = forward(*operands, kind, columns)
@@ -36,23 +37,38 @@ def _reference(*args: Any) -> tuple[Tensor, ...]:
         grads += [push, pull]
     statistics = (results[0], results[1], results[3], results[4])
     backward: Any = reference.similarity_reduce_backward
-    return loss, *backward(*grads, *operands, *statistics, kind, columns)
+    return loss, *backward(*grads, *operands, *statistics, kind, columns, x_grad, y_grad)
 
 
 def _fake(*args: Any) -> tuple[Tensor, ...]:
-    return args[2].new_empty(()), *(operand.new_empty(operand.shape) for operand in args[:5])
+    return args[2].new_empty(()), *fake_gradients(args[:5], *args[-2:])
 
 
 def _sample() -> tuple[Any, ...]:
     x, y, scales = torch.randn(20, 24), torch.randn(30, 24), torch.rand(50)
     ids = torch.arange(50) % 20
-    return x, y, scales[:20], scales[20:], torch.tensor(-0.5), ids[:20], ids[20:], None, None, None, "softplus", False
+    return (
+        x,
+        y,
+        scales[:20],
+        scales[20:],
+        torch.tensor(-0.5),
+        ids[:20],
+        ids[20:],
+        None,
+        None,
+        None,
+        "softplus",
+        False,
+        True,
+        True,
+    )
 
 
 similarity_loss = Op(
     "similarity_loss(Tensor x, Tensor y, Tensor x_scale, Tensor y_scale, Tensor bias, Tensor? x_ids, Tensor? y_ids, "
-    "Tensor? x_groups, Tensor? y_groups, Tensor? relevance, str kind, bool columns) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? x_groups, Tensor? y_groups, Tensor? relevance, str kind, bool columns, bool x_grad, "
+    "bool y_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     backends=[Backend("cpu", cpu.similarity_loss, cpu.refuses_loss), Backend("reference", _reference)],
     fake=_fake,
     sample=_sample,
@@ -77,7 +93,7 @@ class _Gradient(torch.autograd.Function):
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        loss, *grads = similarity_loss(*args[:-1], backend=args[-1])
+        loss, *grads = similarity_loss(*args[:-1], *ctx.needs_input_grad[:2], backend=args[-1])
         ctx.save_for_backward(*args[:5], *grads)
         return loss
 
@@ -85,7 +101,8 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         grads = _Gradient.apply(*saved) if torch.is_grad_enabled() else saved[5:]
-        return *(each * grad for each in grads), *(None,) * 8
+        wanted = ctx.needs_input_grad[:5]
+        return *(each * grad if want else None for each, want in zip(grads, wanted, strict=True)), *(None,) * 8
 
 
 def loss_of_similarities(

@@ -1,6 +1,6 @@
 """The operators of contrastive losses: schemas, fakes, backends, and the gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
@@ -53,7 +53,7 @@ def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) ->
 
 def _refuses_backward(own: Any) -> Callable[..., str | None]:
     """A launcher's ``refuses`` takes the forward's arguments."""
-    return lambda *args: own.refuses(*args[4:16], *args[20:])
+    return lambda *args: own.refuses(*args[4:16], *args[20:22])
 
 
 def _fake_reduce(x: Tensor, y: Tensor, x_scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -65,7 +65,12 @@ def _fake_reduce(x: Tensor, y: Tensor, x_scale: Tensor, *rest: Any) -> tuple[Ten
 
 
 def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
-    return tuple(operand.new_empty(operand.shape) for operand in args[4:9])
+    return fake_gradients(args[4:9], *args[-2:])
+
+
+def fake_gradients(operands: Sequence[Tensor], x_grad: bool, y_grad: bool) -> tuple[Tensor, ...]:
+    wanted = (x_grad, y_grad, True, True, True)
+    return tuple(each.new_empty(each.shape if want else (0,)) for each, want in zip(operands, wanted, strict=True))
 
 
 def _sample() -> tuple[Any, ...]:
@@ -79,7 +84,7 @@ def _sample_backward() -> tuple[Any, ...]:
     args = _sample()
     row_value, row_positive, _, column_value, column_positive, _ = reference.similarity_reduce(*args)
     results = (row_value, row_positive, column_value, column_positive)
-    return *map(torch.randn_like, results), *args[:12], *results, *args[12:]
+    return *map(torch.randn_like, results), *args[:12], *results, *args[12:], True, True
 
 
 _OPERANDS = (
@@ -97,7 +102,8 @@ similarity_reduce = Op(
 similarity_reduce_backward = Op(
     "similarity_reduce_backward(Tensor grad_row_value, Tensor grad_row_positive, Tensor grad_column_value, "
     f"Tensor grad_column_positive, {_OPERANDS}, Tensor row_value, Tensor row_positive, Tensor column_value, "
-    "Tensor column_positive, str kind, bool columns) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor column_positive, str kind, bool columns, bool x_grad, bool y_grad) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     backends=_backends("similarity_reduce_backward", _refuses_backward),
     fake=_fake_backward,
     sample=_sample_backward,
@@ -143,6 +149,7 @@ class _Reduce(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         operands, results = ctx.saved_tensors[:12], ctx.saved_tensors[12:]
         kind, columns, backend = ctx.options
+        x_grad, y_grad = ctx.needs_input_grad[:2]
         if all(grad is None for grad in grads):
             return (None,) * 15
         filled = [
@@ -153,14 +160,26 @@ class _Reduce(torch.autograd.Function):
             # The offset holds the positive pair's logit, which so moves all of the terms that are counted.
             sides += [value, positive - value * count if kind == "hinge" else positive]
         row_value, row_positive, _, column_value, column_positive, _ = results
-        args = (*sides, *operands, row_value, row_positive, column_value, column_positive, kind, columns)
+        args = (
+            *sides,
+            *operands,
+            row_value,
+            row_positive,
+            column_value,
+            column_positive,
+            kind,
+            columns,
+            x_grad,
+            y_grad,
+        )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
             found = _Gradient.apply(*args, backend)
         elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
             found = similarity_reduce_backward.overload(*args, backend)
         else:
             found = similarity_reduce_backward(*args, backend=backend)
-        return *found, *(None,) * 10
+        grad_x, grad_y, *of_numbers = found
+        return grad_x if x_grad else None, grad_y if y_grad else None, *of_numbers, *(None,) * 10
 
 
 def reduce_similarities(

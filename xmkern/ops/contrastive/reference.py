@@ -107,9 +107,12 @@ def similarity_reduce_backward(
     column_positive: Tensor,
     kind: str,
     columns: bool,
+    x_grad: bool,
+    y_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """-> gradients of x, y, x_scale, y_scale and bias. ``row_value`` and its like are the forward's, or, when the rows
-    and columns are parts of longer ones, those of the whole."""
+    """-> gradients of x, y, x_scale, y_scale and bias; of x and y no elements where they are not wanted.
+    ``row_value`` and its like are the forward's, or, when the rows and columns are parts of longer ones, those of the
+    whole."""
     with torch.autocast(x.device.type, enabled=False):
         products = (x @ y.mT).to(x_scale.dtype)
         z = products * x_scale[:, None] * y_scale + bias
@@ -123,7 +126,9 @@ def similarity_reduce_backward(
         grad_products = (grad * x_scale[:, None] * y_scale).to(x.dtype)
         grad_x_scale = (grad * products * y_scale).sum(1)
         grad_y_scale = (grad * products * x_scale[:, None]).sum(0)
-        return grad_products @ y, grad_products.mT @ x, grad_x_scale, grad_y_scale, grad.sum()
+        grad_x = grad_products @ y if x_grad else x.new_empty(0)
+        grad_y = grad_products.mT @ x if y_grad else y.new_empty(0)
+        return grad_x, grad_y, grad_x_scale, grad_y_scale, grad.sum()
 
 
 def _slopes(

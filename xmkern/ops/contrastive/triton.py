@@ -171,7 +171,7 @@ def similarity_reduce_backward(
         return reference.similarity_reduce_backward(*grads, x, y, *rest)
     from xmkern.ops.contrastive import triton_backward as kernels
 
-    *operands, row_value, row_positive, column_value, column_positive, kind, columns = rest
+    *operands, row_value, row_positive, column_value, column_positive, kind, columns, x_grad, y_grad = rest
     call = _Call(kind, True, x, y, *operands)
     strip = min(_STRIP, len(x))
     row_tiles, of_span, spans = call.cut(strip)
@@ -180,7 +180,8 @@ def similarity_reduce_backward(
     slopes = x.new_empty(strip, cdiv(len(y), 8) * 8)  # rows begin where torch's products like it
     row_sums = x.new_empty(2, spans, len(x), dtype=torch.float32)
     column_sums = x.new_zeros(row_tiles, len(y), dtype=torch.float32)
-    grad_x, grad_y = x.new_empty(x.shape), y.new_zeros(y.shape, dtype=torch.float32)
+    grad_x = x.new_empty(x.shape if x_grad else 0)
+    grad_y = y.new_zeros(y.shape if y_grad else 0, dtype=torch.float32)
     # The dtypes are settled before an operator is called.
     with gpu.on(x), torch.autocast(x.device.type, enabled=False):
         for first in range(0, len(x), strip):
@@ -191,8 +192,10 @@ def similarity_reduce_backward(
                 BOTH=columns, **call.constants,
             )  # fmt: skip
             used = slopes[: end - first, : len(y)]
-            torch.mm(used, y, out=grad_x[first:end])
-            grad_y += _wide_product(used.mT, x[first:end])
+            if x_grad:
+                torch.mm(used, y, out=grad_x[first:end])
+            if y_grad:
+                grad_y += _wide_product(used.mT, x[first:end])
     grad_x_scale, of_logits = row_sums.sum(1)
     return grad_x, grad_y.to(y.dtype), grad_x_scale, column_sums.sum(0), of_logits.sum()
 

@@ -48,10 +48,12 @@ def max_similarity_backward(
     x_winners: Tensor,
     y_winners: Tensor,
     mean: bool,
+    x_grad: bool,
+    y_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     grads = [
-        (torch.empty if mask is None else torch.zeros)(side.shape, dtype=side.dtype, device="cpu")
-        for side, mask in ((x, x_mask), (y, y_mask))
+        (torch.empty if mask is None else torch.zeros)(side.shape if wanted else 0, dtype=side.dtype, device="cpu")
+        for side, mask, wanted in ((x, x_mask, x_grad), (y, y_mask, y_grad))
     ]
     call, kept = _call(x, y, x_mask, y_mask, mean)
     grad_x_scores = grad_x_scores.contiguous()
@@ -61,7 +63,7 @@ def max_similarity_backward(
         *call,
         _scores(grad_x_scores, x_winners),
         _scores(grad_y_scores, y_winners),
-        *(grad.data_ptr() for grad in grads),
+        *(grad.data_ptr() for grad in grads),  # null where there are no elements
         torch.get_num_threads(),
     )
     del kept

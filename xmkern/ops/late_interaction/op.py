@@ -36,7 +36,8 @@ def _fake_forward(
 def _fake_backward(
     grad_x_scores: Tensor, grad_y_scores: Tensor | None, x: Tensor, y: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), y.new_empty(y.shape)
+    x_grad, y_grad = rest[-2:]
+    return x.new_empty(x.shape if x_grad else (0,)), y.new_empty(y.shape if y_grad else (0,))
 
 
 def _sample() -> tuple[Any, ...]:
@@ -48,7 +49,7 @@ def _sample() -> tuple[Any, ...]:
 def _sample_backward() -> tuple[Any, ...]:
     x, y, x_mask, y_mask, mean, both = _sample()
     x_scores, y_scores, *winners = reference.max_similarity(x, y, x_mask, y_mask, mean, both)
-    return torch.randn_like(x_scores), torch.randn_like(y_scores), x, y, x_mask, y_mask, *winners, mean
+    return torch.randn_like(x_scores), torch.randn_like(y_scores), x, y, x_mask, y_mask, *winners, mean, True, True
 
 
 max_similarity_forward = Op(
@@ -61,7 +62,7 @@ max_similarity_forward = Op(
 
 max_similarity_backward = Op(
     "max_similarity_backward(Tensor grad_x_scores, Tensor? grad_y_scores, Tensor x, Tensor y, Tensor? x_mask, "
-    "Tensor? y_mask, Tensor x_winners, Tensor y_winners, bool mean) -> (Tensor, Tensor)",
+    "Tensor? y_mask, Tensor x_winners, Tensor y_winners, bool mean, bool x_grad, bool y_grad) -> (Tensor, Tensor)",
     backends=_backends("max_similarity_backward", lambda own: lambda *args: own.refuses(*args[2:4])),
     fake=_fake_backward,
     sample=_sample_backward,
@@ -115,14 +116,15 @@ class _MaxSimilarity(torch.autograd.Function):
         grad_x_scores = nothing if grad_x_scores is None else grad_x_scores
         if both and grad_y_scores is None:
             grad_y_scores = nothing
-        args = (grad_x_scores, grad_y_scores if both else None, *operands, mean)
+        x_grad, y_grad = ctx.needs_input_grad[:2]
+        args = (grad_x_scores, grad_y_scores if both else None, *operands, mean, x_grad, y_grad)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            grads = _Gradient.apply(*args, backend)
+            grad_x, grad_y = _Gradient.apply(*args, backend)
         elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
-            grads = max_similarity_backward.overload(*args, backend)
+            grad_x, grad_y = max_similarity_backward.overload(*args, backend)
         else:
-            grads = max_similarity_backward(*args, backend=backend)
-        return *grads, *(None,) * 5
+            grad_x, grad_y = max_similarity_backward(*args, backend=backend)
+        return grad_x if x_grad else None, grad_y if y_grad else None, *(None,) * 5
 
 
 def max_similarity(

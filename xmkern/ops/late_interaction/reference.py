@@ -47,8 +47,11 @@ def max_similarity_backward(
     x_winners: Tensor,
     y_winners: Tensor,
     mean: bool,
+    x_grad: bool,
+    y_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """-> the gradients of x and y; ``grad_y_scores`` is None where the forward was not asked for ``both``"""
+    """-> the gradients of x and y, of no elements where not wanted; ``grad_y_scores`` is None where the forward was not
+    asked for ``both``"""
     x_seen, y_seen = _visible(x, x_mask), _visible(y, y_mask)
     x_rows, y_rows = x_seen[:, None, :], y_seen[None, :, :]
     shape = (x.shape[0], y.shape[0], x.shape[1], y.shape[1])
@@ -57,10 +60,9 @@ def max_similarity_backward(
         grad = grad + _slopes(grad_y_scores, y_winners, y_rows, x_rows, mean, (*shape[:2], shape[3], shape[2])).mT
     grad = grad.to(x.dtype)
     with _without_autocast(x):  # zero times NaN is NaN: what lies in the padding must not get through
-        return (
-            torch.einsum("bnrt,ntd->brd", grad, y.masked_fill(~y_seen[..., None], 0)),
-            torch.einsum("bnrt,brd->ntd", grad, x.masked_fill(~x_seen[..., None], 0)),
-        )
+        of_x = torch.einsum("bnrt,ntd->brd", grad, y.masked_fill(~y_seen[..., None], 0)) if x_grad else x.new_empty(0)
+        of_y = torch.einsum("bnrt,brd->ntd", grad, x.masked_fill(~x_seen[..., None], 0)) if y_grad else y.new_empty(0)
+        return of_x, of_y
 
 
 def _visible(x: Tensor, mask: Tensor | None) -> Tensor:

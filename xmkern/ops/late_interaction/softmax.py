@@ -96,10 +96,12 @@ def _backward(
     y_ids: Tensor,
     mean: bool,
     both: bool,
+    x_grad: bool,
+    y_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> the gradients of x, y and scale"""
-    grad_x, grad_scale = x.new_empty(x.shape), torch.zeros_like(scale)
-    grad_y = y.new_zeros(y.shape, dtype=scale.dtype)  # a sum over strips: not rounded in between
+    """-> the gradients of x, y and scale; of x and y no elements where they are not wanted"""
+    grad_x, grad_scale = x.new_empty(x.shape if x_grad else 0), torch.zeros_like(scale)
+    grad_y = y.new_zeros(y.shape if y_grad else 0, dtype=scale.dtype)  # a sum over strips: not rounded in between
     for rows in _strips(x, y):
         sides = x[rows], y, _part(x_mask, rows), y_mask
         x_scores, y_scores, *winners = max_similarity_forward(*sides, mean, both, backend=kind)
@@ -115,8 +117,11 @@ def _backward(
             ).mT
             grad_scale += (column_slopes * y_scores).sum()
             column_slopes = scale * column_slopes
-        grads = max_similarity_backward(scale * slopes, column_slopes, *sides, *winners, mean, backend=kind)
-        grad_x[rows] = grads[0]
+        grads = max_similarity_backward(
+            scale * slopes, column_slopes, *sides, *winners, mean, x_grad, y_grad, backend=kind
+        )
+        if x_grad:
+            grad_x[rows] = grads[0]
         grad_y += grads[1]
     return grad_x, grad_y.to(y.dtype), grad_scale
 
@@ -145,7 +150,8 @@ def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
-    return tuple(args[i].new_empty(args[i].shape) for i in (8, 9, 12))
+    wanted = {8: args[-2], 9: args[-1], 12: True}
+    return tuple(args[i].new_empty(args[i].shape if want else (0,)) for i, want in wanted.items())
 
 
 def _sample() -> tuple[Any, ...]:
@@ -158,7 +164,7 @@ def _sample() -> tuple[Any, ...]:
 def _sample_backward() -> tuple[Any, ...]:
     args = _sample()
     found = _forward("reference", *args)
-    return *map(torch.randn_like, found), found[0], found[3], *args
+    return *map(torch.randn_like, found), found[0], found[3], *args, True, True
 
 
 _OPERANDS = (
@@ -175,7 +181,7 @@ max_similarity_statistics = Op(
 max_similarity_statistics_backward = Op(
     "max_similarity_statistics_backward(Tensor grad_lse, Tensor grad_positive, Tensor grad_total, "
     "Tensor grad_column_lse, Tensor grad_column_positive, Tensor grad_column_total, Tensor row_lse, "
-    f"Tensor column_lse, {_OPERANDS}) -> (Tensor, Tensor, Tensor)",
+    f"Tensor column_lse, {_OPERANDS}, bool x_grad, bool y_grad) -> (Tensor, Tensor, Tensor)",
     backends=_backends(_backward, 8),
     fake=_fake_backward,
     sample=_sample_backward,
@@ -217,12 +223,14 @@ class _Statistics(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         operands, lses = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
-        args = (*grads, *lses, *operands, *ctx.options)
+        x_grad, y_grad = ctx.needs_input_grad[:2]
+        mean, both, backend = ctx.options
+        args = (*grads, *lses, *operands, mean, both, x_grad, y_grad, backend)
         twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         grad_x, grad_y, grad_scale = (
             _Gradient.apply(*args) if twice else max_similarity_statistics_backward.overload(*args)
         )
-        return grad_x, grad_y, None, None, grad_scale, *(None,) * 5
+        return grad_x if x_grad else None, grad_y if y_grad else None, None, None, grad_scale, *(None,) * 5
 
 
 def score_statistics(

@@ -57,16 +57,20 @@ def max_similarity_backward(
     x_winners: Tensor,
     y_winners: Tensor,
     mean: bool,
+    x_grad: bool,
+    y_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     if x.numel() == 0 or y.numel() == 0:
-        return torch.zeros_like(x), torch.zeros_like(y)
+        return x.new_zeros(x.shape if x_grad else 0), y.new_zeros(y.shape if y_grad else 0)
     if mean:
         grad_x_scores = grad_x_scores / _counts(x, x_mask)[:, None]
         grad_y_scores = None if grad_y_scores is None else grad_y_scores / _counts(y, y_mask)
     with gpu.on(x):
         of_x = (x_winners, grad_x_scores)
         of_y = () if grad_y_scores is None else (y_winners, grad_y_scores)
-        return _gradient(x, y, x_mask, y_mask, of_x, of_y), _gradient(y, x, y_mask, x_mask, *map(_turned, (of_y, of_x)))
+        grad_x = _gradient(x, y, x_mask, y_mask, of_x, of_y) if x_grad else x.new_empty(0)
+        grad_y = _gradient(y, x, y_mask, x_mask, _turned(of_y), _turned(of_x)) if y_grad else y.new_empty(0)
+        return grad_x, grad_y
 
 
 def _best(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, scores: Tensor, winners: Tensor) -> None:
