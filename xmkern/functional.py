@@ -9,6 +9,14 @@ from xmkern._functional.bi_attention import bi_attention
 from xmkern._functional.contrastive import info_nce, sigmoid_contrastive
 from xmkern._functional.cross_attention import KeyValue, co_attention, cross_attention
 from xmkern._functional.damsm import damsm_loss, damsm_scores
+from xmkern._functional.diffusion import (
+    classifier_guidance,
+    diffusion_step,
+    dynamic_threshold,
+    philox_normal,
+    q_sample,
+)
+from xmkern._functional.diffusion_coefficients import DynamicThreshold, StepCoefficients
 from xmkern._functional.distillation import distillation
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
 from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
@@ -19,17 +27,22 @@ from xmkern._functional.ranking import ranking_loss
 from xmkern._functional.transport import optimal_transport_alignment
 
 __all__ = [
+    "DynamicThreshold",
     "KeyValue",
+    "StepCoefficients",
     "alternating_co_attention",
     "attention",
     "bi_attention",
     "bitwise_max_margin",
+    "classifier_guidance",
     "co_attention",
     "cosine_max_margin",
     "cross_attention",
     "damsm_loss",
     "damsm_scores",
+    "diffusion_step",
     "distillation",
+    "dynamic_threshold",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
@@ -43,6 +56,8 @@ __all__ = [
     "optimal_transport_alignment",
     "pack_bits",
     "parallel_co_attention",
+    "philox_normal",
+    "q_sample",
     "ranking_loss",
     "scaled_dot_product_attention",
     "sigmoid_contrastive",
