@@ -8,6 +8,14 @@ from xmkern._functional.attention import attention, merge_attention, scaled_dot_
 from xmkern._functional.contrastive import info_nce, sigmoid_contrastive
 from xmkern._functional.damsm import damsm_loss, damsm_scores
 from xmkern._functional.distillation import distillation
+from xmkern._functional.epilogue import (
+    add_layer_norm,
+    add_rms_norm,
+    bias_activation,
+    gated_activation,
+    gated_residual,
+    sandwich_layer_norm,
+)
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
 from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
 from xmkern._functional.late_interaction import late_interaction_info_nce, max_similarity
@@ -16,12 +24,17 @@ from xmkern._functional.ranking import ranking_loss
 from xmkern._functional.transport import optimal_transport_alignment
 
 __all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
     "attention",
+    "bias_activation",
     "bitwise_max_margin",
     "cosine_max_margin",
     "damsm_loss",
     "damsm_scores",
     "distillation",
+    "gated_activation",
+    "gated_residual",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
@@ -35,6 +48,7 @@ __all__ = [
     "optimal_transport_alignment",
     "pack_bits",
     "ranking_loss",
+    "sandwich_layer_norm",
     "scaled_dot_product_attention",
     "sigmoid_contrastive",
     "unpack_bits",

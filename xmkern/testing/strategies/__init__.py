@@ -16,6 +16,14 @@ from xmkern.testing.strategies.contrastive import (
     sigmoid_contrastive,
 )
 from xmkern.testing.strategies.damsm import damsm_scores
+from xmkern.testing.strategies.epilogue import (
+    add_layer_norm,
+    add_rms_norm,
+    bias_activation,
+    gated_activation,
+    gated_residual,
+    sandwich_layer_norm,
+)
 from xmkern.testing.strategies.hamming import (
     codes,
     hamming_distance,
@@ -28,11 +36,16 @@ from xmkern.testing.strategies.late_interaction import late_interaction_info_nce
 from xmkern.testing.strategies.transport import optimal_transport_alignment
 
 __all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
     "attention",
+    "bias_activation",
     "codes",
     "cosine_max_margin",
     "damsm_scores",
     "distillation",
+    "gated_activation",
+    "gated_residual",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
@@ -47,6 +60,7 @@ __all__ = [
     "pack_bits",
     "ranking_loss",
     "reduce_similarities",
+    "sandwich_layer_norm",
     "sigmoid_contrastive",
     "unpack_bits",
 ]
