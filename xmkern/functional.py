@@ -18,6 +18,14 @@ from xmkern._functional.diffusion import (
 )
 from xmkern._functional.diffusion_coefficients import DynamicThreshold, StepCoefficients
 from xmkern._functional.distillation import distillation
+from xmkern._functional.epilogue import (
+    add_layer_norm,
+    add_rms_norm,
+    bias_activation,
+    gated_activation,
+    gated_residual,
+    sandwich_layer_norm,
+)
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
 from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
 from xmkern._functional.late_interaction import late_interaction_info_nce, max_similarity
@@ -30,9 +38,12 @@ __all__ = [
     "DynamicThreshold",
     "KeyValue",
     "StepCoefficients",
+    "add_layer_norm",
+    "add_rms_norm",
     "alternating_co_attention",
     "attention",
     "bi_attention",
+    "bias_activation",
     "bitwise_max_margin",
     "classifier_guidance",
     "co_attention",
@@ -43,6 +54,8 @@ __all__ = [
     "diffusion_step",
     "distillation",
     "dynamic_threshold",
+    "gated_activation",
+    "gated_residual",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
@@ -59,6 +72,7 @@ __all__ = [
     "philox_normal",
     "q_sample",
     "ranking_loss",
+    "sandwich_layer_norm",
     "scaled_dot_product_attention",
     "sigmoid_contrastive",
     "unpack_bits",

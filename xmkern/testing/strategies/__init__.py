@@ -18,6 +18,14 @@ from xmkern.testing.strategies.contrastive import (
 )
 from xmkern.testing.strategies.cross_attention import co_attention, cross_attention
 from xmkern.testing.strategies.damsm import damsm_scores
+from xmkern.testing.strategies.epilogue import (
+    add_layer_norm,
+    add_rms_norm,
+    bias_activation,
+    gated_activation,
+    gated_residual,
+    sandwich_layer_norm,
+)
 from xmkern.testing.strategies.hamming import (
     codes,
     hamming_distance,
@@ -30,15 +38,20 @@ from xmkern.testing.strategies.late_interaction import late_interaction_info_nce
 from xmkern.testing.strategies.transport import optimal_transport_alignment
 
 __all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
     "alternating_co_attention",
     "attention",
     "bi_attention",
+    "bias_activation",
     "co_attention",
     "codes",
     "cosine_max_margin",
     "cross_attention",
     "damsm_scores",
     "distillation",
+    "gated_activation",
+    "gated_residual",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
@@ -54,6 +67,7 @@ __all__ = [
     "parallel_co_attention",
     "ranking_loss",
     "reduce_similarities",
+    "sandwich_layer_norm",
     "sigmoid_contrastive",
     "unpack_bits",
 ]

@@ -1,0 +1,227 @@
+"""Launches the C++ kernels: makes the memory, passes addresses and strides."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmkern import native
+from xmkern.ops.epilogue.reference import sum_dtype
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_ACTIVATIONS = {"gelu": 0, "gelu_tanh": 1, "quick_gelu": 2, "relu": 3, "silu": 4}
+_GATES = {None: 0, "tanh": 1, "sigmoid": 2}
+_NOTHING = (0, 0, 0)
+_NO_DROPOUT = (0, 0, 0.0)
+
+
+def refuses(*args: Any) -> str | None:
+    for x in args:
+        if isinstance(x, Tensor) and x.dtype not in _DTYPES and x.is_floating_point():
+            return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
+        if isinstance(x, Tensor) and not x.is_cpu:
+            return f"the tensors are on {x.device}"
+    return native.why_missing()
+
+
+def add_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    linear_bias: Tensor | None,
+    inner_weight: Tensor | None,
+    inner_bias: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    inner: bool,
+    outer: bool,
+    keep_sum: bool,
+    rms: bool,
+    pb_relax: bool,
+    eps: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = sum_dtype(x, residual)
+    out = torch.empty(x.shape if outer else 0, dtype=dtype, device="cpu")
+    kept = torch.empty(x.shape if keep_sum else 0, dtype=dtype, device="cpu")
+    epsilons = torch.empty(2 if pb_relax else 0, dtype=torch.float32, device="cpu")
+    memory: list[Tensor] = []
+    native.module().epilogue.add_norm(
+        _shape(x),
+        (_rows(x, memory), _rows(residual, memory), *(_rows(y if y.numel() else None, memory) for y in (kept, out))),
+        tuple(_vector(p, memory) for p in (linear_bias, inner_weight, inner_bias, weight, bias)),
+        (inner, outer, rms, seed is not None),
+        eps,
+        epsilons.data_ptr() if pb_relax else 0,
+        _dropout(dropout_p, seed),
+        torch.get_num_threads(),
+    )
+    return out, kept, epsilons
+
+
+def add_norm_backward(
+    grad_out: Tensor | None,
+    grad_sum: Tensor | None,
+    x: Tensor | None,
+    residual: Tensor | None,
+    kept_sum: Tensor | None,
+    epsilons: Tensor,
+    linear_bias: Tensor | None,
+    inner_weight: Tensor | None,
+    inner_bias: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    inner: bool,
+    rms: bool,
+    residual_grad: bool,
+    eps: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    like = grad_out if grad_out is not None else grad_sum
+    assert like is not None
+    parameters = [linear_bias, inner_weight, inner_bias, weight, bias]
+    grad_x = torch.empty(like.shape, dtype=like.dtype if x is None else x.dtype, device="cpu")
+    grad_residual = torch.empty(
+        like.shape if residual_grad else 0, dtype=like.dtype if residual is None else residual.dtype, device="cpu"
+    )
+    of_parameters = torch.empty(5 - parameters.count(None), like.shape[-1], device="cpu")
+    memory: list[Tensor] = []
+    native.module().epilogue.add_norm_backward(
+        _shape(like),
+        (_rows(x, memory), _rows(residual, memory), _rows(kept_sum, memory), _NOTHING),
+        tuple(_vector(p, memory) for p in parameters),
+        (inner, grad_out is not None, rms, seed is not None),
+        eps,
+        epsilons.data_ptr() if epsilons.numel() else 0,
+        _dropout(dropout_p, seed),
+        (
+            *(_rows(grad, memory) for grad in (grad_out, grad_sum, grad_x)),
+            _rows(grad_residual if residual_grad else None, memory),
+        ),
+        of_parameters.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_residual, of_parameters
+
+
+def gated_residual(
+    x: Tensor, residual: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
+) -> Tensor:
+    out = torch.empty(x.shape, dtype=sum_dtype(x, residual), device="cpu")
+    memory: list[Tensor] = []
+    native.module().epilogue.gated_residual(
+        _shape(x),
+        *(_rows(y, memory) for y in (x, residual, out)),
+        *_gate(gate, memory),
+        _vector(bias, memory),
+        _GATES[activation],
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def gated_residual_backward(
+    grad: Tensor, x: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+    dense = gate is not None and gate.dim() > 1
+    grad_gate = torch.empty(x.shape if dense else 0, dtype=x.dtype if gate is None else gate.dtype, device="cpu")
+    parameters = (gate is not None and not dense) + (bias is not None)
+    of_parameters = torch.empty(parameters, x.shape[-1], device="cpu")
+    memory: list[Tensor] = []
+    native.module().epilogue.gated_residual_backward(
+        _shape(x),
+        _rows(x, memory),
+        *_gate(gate, memory),
+        _vector(bias, memory),
+        _GATES[activation],
+        _rows(grad, memory),
+        _rows(grad_x, memory),
+        _rows(grad_gate if dense else None, memory),
+        of_parameters.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_gate, of_parameters
+
+
+def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Tensor:
+    *lead, columns = x.shape
+    out = torch.empty((*lead, columns // 2 if gated else columns), dtype=x.dtype, device="cpu")
+    memory: list[Tensor] = []
+    native.module().epilogue.bias_activation(
+        _shape(out),
+        _rows(x, memory),
+        _rows(out, memory),
+        _vector(bias, memory),
+        _ACTIVATIONS[activation],
+        gated,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def bias_activation_backward(
+    grad: Tensor, x: Tensor, bias: Tensor | None, activation: str, gated: bool
+) -> tuple[Tensor, Tensor]:
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+    grad_bias = torch.empty(0 if bias is None else x.shape[-1], device="cpu")
+    memory: list[Tensor] = []
+    native.module().epilogue.bias_activation_backward(
+        _shape(grad),
+        _rows(x, memory),
+        _vector(bias, memory),
+        _ACTIVATIONS[activation],
+        gated,
+        _rows(grad, memory),
+        _rows(grad_x, memory),
+        grad_bias.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_bias
+
+
+def _shape(x: Tensor) -> tuple[int, int]:
+    """Rows and columns."""
+    columns = x.shape[-1]
+    return x.numel() // columns, columns
+
+
+def _rows(x: Tensor | None, memory: list[Tensor]) -> tuple[int, int, int]:
+    """Address, stride and dtype of the rows, or of a copy, which ``memory`` keeps until after the call."""
+    if x is None:
+        return _NOTHING
+    stride = x.shape[-1]
+    if not x.is_contiguous():
+        x = x.reshape(-1, stride)  # a view if it can be
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        stride = x.stride(0)
+        memory.append(x)
+    return x.data_ptr(), stride, _DTYPES[x.dtype]
+
+
+def _vector(x: Tensor | None, memory: list[Tensor]) -> tuple[int, int, int]:
+    """Address, dtype, and whether it is one number for all columns."""
+    if x is None:
+        return _NOTHING
+    if not x.is_contiguous():
+        x = x.contiguous()
+        memory.append(x)
+    return x.data_ptr(), _DTYPES[x.dtype], 0
+
+
+def _gate(gate: Tensor | None, memory: list[Tensor]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """A gate of elements, and one of columns or of all."""
+    if gate is not None and gate.dim() > 1:
+        return _rows(gate, memory), _NOTHING
+    address, dtype, _ = _vector(gate, memory)
+    return _NOTHING, (address, dtype, gate is not None and gate.numel() == 1)
+
+
+def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[int, int, float]:
+    """The threshold of Philox's words, the seed, and what is kept is multiplied with."""
+    if seed is None:
+        return _NO_DROPOUT
+    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
+    return threshold, int(seed) & (2**64 - 1), 1 / (1 - dropout_p) if dropout_p < 1 else 0.0

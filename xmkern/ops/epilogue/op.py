@@ -1,0 +1,277 @@
+"""The operators of what follows a projection: schemas, fakes, backends, and the gradients."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from xmkern.ops.epilogue import cpu, reference, triton
+from xmkern.ops.epilogue.reference import sum_dtype, wide_dtype
+from xmkern.ops.registry import Backend, Op
+
+_LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
+
+
+def _op(schema: str, fake: Callable[..., Any], sample: Callable[[], tuple[Any, ...]]) -> Op:
+    name = schema.partition("(")[0]
+    fast = [Backend(kind, getattr(own, name), _refuses(own, name)) for kind, own in _LAUNCHERS.items()]
+    return Op(schema, backends=[*fast, Backend("reference", getattr(reference, name))], fake=fake, sample=sample)
+
+
+def _refuses(own: ModuleType, name: str) -> Callable[..., str | None]:
+    return getattr(own, "refuses_norm", own.refuses) if name.startswith("add_norm") else own.refuses
+
+
+def _fake_add_norm(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _, outer, keep_sum, _, pb_relax = rest[5:10]
+    dtype = sum_dtype(x, residual)
+    out, kept = (x.new_empty(x.shape if wanted else 0, dtype=dtype) for wanted in (outer, keep_sum))
+    return out, kept, x.new_empty(2 if pb_relax else 0, dtype=wide_dtype(dtype))
+
+
+def _fake_add_norm_backward(
+    grad_out: Tensor | None, grad_sum: Tensor | None, x: Tensor | None, residual: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    like = grad_out if grad_out is not None else grad_sum
+    assert like is not None
+    parameters, residual_grad = sum(p is not None for p in rest[2:7]), rest[9]
+    return (
+        like.new_empty(like.shape, dtype=like.dtype if x is None else x.dtype),
+        like.new_empty(like.shape if residual_grad else 0, dtype=like.dtype if residual is None else residual.dtype),
+        like.new_empty(parameters, like.shape[-1], dtype=wide_dtype(like.dtype)),
+    )
+
+
+def _sample_add_norm() -> tuple[Any, ...]:
+    x, residual, *parameters = (torch.randn(shape) for shape in ((3, 7, 20), (3, 7, 20), *[(20,)] * 5))
+    return x, residual, *parameters, True, True, True, False, True, 1e-3, 0.3, torch.tensor([5])
+
+
+def _sample_add_norm_backward() -> tuple[Any, ...]:
+    x, residual, *parameters = _sample_add_norm()[:7]
+    _, kept, epsilons = reference.add_norm(*_sample_add_norm())
+    grads = torch.randn_like(x), torch.randn_like(x)
+    flags = (True, False, True, 1e-3, 0.3, torch.tensor([5]))
+    return *grads, x, residual, kept, epsilons, *parameters, *flags
+
+
+def _fake_gated_residual(x: Tensor, residual: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape, dtype=sum_dtype(x, residual))
+
+
+def _fake_gated_residual_backward(
+    grad: Tensor, x: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    dense = gate is not None and gate.dim() > 1
+    parameters = (gate is not None and not dense) + (bias is not None)
+    grad_gate = gate.new_empty(x.shape) if gate is not None and dense else x.new_empty(0)
+    return x.new_empty(x.shape), grad_gate, grad.new_empty(parameters, x.shape[-1], dtype=wide_dtype(grad.dtype))
+
+
+def _sample_gated_residual() -> tuple[Any, ...]:
+    return *(torch.randn(shape) for shape in ((3, 7, 20), (3, 7, 20), (20,), (20,))), "tanh"
+
+
+def _fake_bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2 if gated else x.shape[-1]))
+
+
+def _fake_bias_activation_backward(
+    grad: Tensor, x: Tensor, bias: Tensor | None, activation: str, gated: bool
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(0 if bias is None else x.shape[-1], dtype=wide_dtype(x.dtype))
+
+
+add_norm_forward = _op(
+    "add_norm(Tensor x, Tensor? residual, Tensor? linear_bias, Tensor? inner_weight, Tensor? inner_bias, "
+    "Tensor? weight, Tensor? bias, bool inner, bool outer, bool keep_sum, bool rms, bool pb_relax, float eps, "
+    "float dropout_p, Tensor? seed) -> (Tensor, Tensor, Tensor)",
+    _fake_add_norm,
+    _sample_add_norm,
+)
+add_norm_backward = _op(
+    "add_norm_backward(Tensor? grad_out, Tensor? grad_sum, Tensor? x, Tensor? residual, Tensor? kept_sum, "
+    "Tensor epsilons, Tensor? linear_bias, Tensor? inner_weight, Tensor? inner_bias, Tensor? weight, Tensor? bias, "
+    "bool inner, bool rms, bool residual_grad, float eps, float dropout_p, Tensor? seed) -> (Tensor, Tensor, Tensor)",
+    _fake_add_norm_backward,
+    _sample_add_norm_backward,
+)
+gated_residual_forward = _op(
+    "gated_residual(Tensor x, Tensor residual, Tensor? gate, Tensor? bias, str? activation) -> Tensor",
+    _fake_gated_residual,
+    _sample_gated_residual,
+)
+gated_residual_backward = _op(
+    "gated_residual_backward(Tensor grad, Tensor x, Tensor? gate, Tensor? bias, str? activation) "
+    "-> (Tensor, Tensor, Tensor)",
+    _fake_gated_residual_backward,
+    lambda: (torch.randn(3, 7, 20), *_sample_gated_residual()[:1], *_sample_gated_residual()[2:]),
+)
+bias_activation_forward = _op(
+    "bias_activation(Tensor x, Tensor? bias, str activation, bool gated) -> Tensor",
+    _fake_bias_activation,
+    lambda: (torch.randn(3, 7, 40), torch.randn(40), "gelu", True),
+)
+bias_activation_backward = _op(
+    "bias_activation_backward(Tensor grad, Tensor x, Tensor? bias, str activation, bool gated) -> (Tensor, Tensor)",
+    _fake_bias_activation_backward,
+    lambda: (torch.randn(3, 7, 20), torch.randn(3, 7, 40), torch.randn(40), "gelu", True),
+)
+
+
+class _Gradient(torch.autograd.Function):
+    """A backward, with none of its own, where a graph of it is asked for: see attention's."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(op: Op, *args: Any) -> Any:
+        return op.overload(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[0].name.removesuffix("_backward")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise NotImplementedError(
+            f"{ctx.name} has a first derivative only, and here its gradient is differentiated (create_graph=True, or a "
+            "transform of a transform)"
+        )
+
+
+def _differentiate(ctx: Any, op: Op, *args: Any) -> Any:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
+        return _Gradient.apply(op, *args, ctx.backend)
+    if ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
+        return op.overload(*args, ctx.backend)
+    return op(*args, backend=ctx.backend)
+
+
+def _forward(op: Op, x: Tensor, *args: Any) -> Any:
+    """Of what an autograd function has: the operator's arguments, and the backend."""
+    if x.is_meta:  # there is nothing to compute: the dispatcher knows the fake
+        return op.overload(x, *args)
+    return op(x, *args[:-1], backend=args[-1])
+
+
+class _AddNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _forward(add_norm_forward, *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, residual, *parameters = inputs[:7]
+        inner, outer, keep_sum, rms, _, eps, dropout_p, seed, ctx.backend = inputs[7:]
+        _, kept, epsilons = output
+        ctx.dispatched = x.is_meta or torch._C._are_functorch_transforms_active()
+        ctx.mark_non_differentiable(epsilons)
+        ctx.set_materialize_grads(False)
+        ctx.outputs, ctx.options = (outer, keep_sum), (inner, rms, eps, dropout_p)
+        # A sum that the caller has anyway is kept in place of what it was summed of.
+        needed = inner or not keep_sum
+        summed = outer and not keep_sum
+        ctx.save_for_backward(
+            x if needed else None, residual if summed else None, kept if keep_sum else None, epsilons, *parameters, seed
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_sum: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        grad_out, grad_sum = (g if there else None for g, there in zip((grad_out, grad_sum), ctx.outputs, strict=True))
+        if grad_out is None and grad_sum is None:
+            return (None,) * 16
+        *tensors, seed = ctx.saved_tensors
+        inner, rms, eps, dropout_p = ctx.options
+        apart = ctx.needs_input_grad[1] and (inner or seed is not None)  # the residual's gradient is not that of x
+        # Where x is not at hand its gradient comes in the dtype of the sum, and autograd casts it.
+        grad_x, grad_residual, of_parameters = _differentiate(
+            ctx, add_norm_backward, grad_out, grad_sum, *tensors, inner, rms, apart, eps, dropout_p, seed
+        )
+        there = [parameter is not None for parameter in tensors[4:9]]
+        grads = iter(of_parameters.unbind())
+        return (
+            grad_x,
+            (grad_residual if apart else grad_x) if ctx.needs_input_grad[1] else None,
+            *[next(grads) if given else None for given in there],
+            *(None,) * 9,
+        )
+
+
+class _GatedResidual(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return _forward(gated_residual_forward, *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, _, gate, bias, ctx.activation, ctx.backend = inputs
+        ctx.dispatched = x.is_meta or torch._C._are_functorch_transforms_active()
+        ctx.save_for_backward(x, gate, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gate, bias = ctx.saved_tensors
+        grad_x, grad_gate, of_parameters = _differentiate(
+            ctx, gated_residual_backward, grad, x, gate, bias, ctx.activation
+        )
+        if gate is None:
+            grad_gate = None
+        elif gate.dim() <= 1:
+            grad_gate = of_parameters[0] if gate.shape == x.shape[-1:] else of_parameters[0].sum().view(gate.shape)
+        return grad_x, grad, grad_gate, None if bias is None else of_parameters[-1], None, None
+
+
+class _BiasActivation(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return _forward(bias_activation_forward, *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, bias, *ctx.options, ctx.backend = inputs
+        ctx.dispatched = x.is_meta or torch._C._are_functorch_transforms_active()
+        ctx.save_for_backward(x, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, bias = ctx.saved_tensors
+        grad_x, grad_bias = _differentiate(ctx, bias_activation_backward, grad, x, bias, *ctx.options)
+        return grad_x, None if bias is None else grad_bias, None, None, None
+
+
+# What their apply comes to when it has bound the arguments to the signature of forward: see attention's.
+_APPLY = {
+    function: super(torch.autograd.Function, function).apply for function in (_AddNorm, _GatedResidual, _BiasActivation)
+}
+
+
+def _call(function: Any, op: Op, tensors: int, args: tuple[Any, ...]) -> Any:
+    """The operator, with its gradient where one of the first arguments, the tensors, asks for one."""
+    transformed = torch._C._are_functorch_transforms_active()
+    graded = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in args[:tensors])
+    if transformed or graded:
+        return (function.apply if transformed or torch.compiler.is_compiling() else _APPLY[function])(*args)
+    return _forward(op, *args)
+
+
+def add_norm(*args: Any) -> tuple[Tensor, Tensor]:
+    """The operator with its gradient, the backend last -> out [..., D] or [0], the sum [..., D] or [0]"""
+    out, kept, _ = _call(_AddNorm, add_norm_forward, 7, args)
+    return out, kept
+
+
+def gated_residual(*args: Any) -> Tensor:
+    return _call(_GatedResidual, gated_residual_forward, 4, args)
+
+
+def bias_activation(*args: Any) -> Tensor:
+    return _call(_BiasActivation, bias_activation_forward, 2, args)
