@@ -1,6 +1,6 @@
 """Answers questions about emoji pictures with two co-attention blocks, trained from scratch in two minutes.
 
-    python examples/vqa.py [--steps 600] [--seed 0]
+    python examples/vqa.py [--steps 450] [--seed 0]
 
 "what is this ?", "which group does it belong to ?", "which skin tone is it ?", "is it a man , a woman or a person ?",
 each in three wordings. Prints the accuracy on pictures never seen beside that of the best answer to the question alone.
@@ -33,8 +33,9 @@ SENTENCES = torch.tensor(
 )
 
 
-def convolution(channels: int, out: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+def convolution(channels: int, out: int, stride: int, side: int = 3) -> nn.Sequential:
+    layer = nn.Conv2d(channels, out, side, stride, side // 2 if side % 2 else 0, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
 class Answerer(nn.Module):
@@ -42,9 +43,9 @@ class Answerer(nn.Module):
 
     def __init__(self, answers: int) -> None:
         super().__init__()
-        widths = (32, 64, 64, 128, 128)
-        layers = zip((3, *widths), (*widths, SIZE), (2, 1, 2, 1, 2, 1), strict=True)
-        self.cnn = nn.Sequential(*(convolution(*layer) for layer in layers))
+        self.cnn = nn.Sequential(
+            convolution(3, 32, 4, side=4), convolution(32, 64, 1), convolution(64, SIZE, 2), convolution(SIZE, SIZE, 1)
+        )
         self.place = nn.Parameter(torch.randn((SIDE // 8) ** 2, SIZE) * 0.02)
         self.word = nn.Embedding(len(WORDS) + 1, SIZE, padding_idx=0)
         self.position = nn.Parameter(torch.randn(LENGTH, SIZE) * 0.02)
@@ -68,8 +69,10 @@ def vary(pictures: Tensor) -> Tensor:
     """Stretches, shifts and turns of float [B, 3, H, W], white at the borders."""
     angle, stretch = (torch.rand(len(pictures)) - 0.5) * 0.4, ((torch.rand(len(pictures), 2) - 0.5) * 0.4).exp()
     turn = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], 1).view(-1, 2, 2) * stretch[..., None]
-    grid = F.affine_grid(torch.cat([turn, (torch.rand(len(pictures), 2, 1) - 0.5) * 0.2], 2), list(pictures.shape))
-    return 1 - F.grid_sample(1 - pictures, grid)
+    grid = F.affine_grid(
+        torch.cat([turn, (torch.rand(len(pictures), 2, 1) - 0.5) * 0.2], 2), list(pictures.shape), align_corners=False
+    )
+    return 1 - F.grid_sample(1 - pictures, grid, align_corners=False)
 
 
 def batch(images: Tensor, asked: Questions, which: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +82,7 @@ def batch(images: Tensor, asked: Questions, which: np.ndarray) -> tuple[Tensor, 
     return images[asked.rows[which]].float() / 255, words, torch.from_numpy(asked.answers[which])
 
 
-def train(images: Tensor, asked: Questions, steps: int, size: int = 192) -> Answerer:
+def train(images: Tensor, asked: Questions, steps: int, size: int = 128) -> Answerer:
     model = Answerer(len(asked.answer_names)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps + 1)
@@ -108,7 +111,7 @@ def answer(model: Answerer, images: Tensor, asked: Questions) -> np.ndarray:
 def main(argv: list[str] | None = None) -> dict[str, tuple[float, float]]:
     """-> kind of question -> accuracy, and that of the commonest answer to it"""
     parser = argparse.ArgumentParser(description="Visual question answering on emoji with co-attention.")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     torch.manual_seed(options.seed)

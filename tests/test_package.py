@@ -39,6 +39,7 @@ PUBLIC = {
         "add_layer_norm",
         "add_rms_norm",
         "bias_activation",
+        "bias_dropout_add",
         "bitwise_max_margin",
         "classifier_guidance",
         "co_attention",

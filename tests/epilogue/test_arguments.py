@@ -33,6 +33,7 @@ WRONG = [
     (lambda: xf.add_rms_norm(X, eps=V), TypeError, "eps must be a number, not Tensor"),
     (lambda: xf.add_layer_norm(X, backend="gpu"), ValueError, "backend must be 'auto' or one of 'cpu', "),
     (lambda: xf.add_layer_norm(X.double(), backend="cpu"), ValueError, "the kernels take .*, not torch.float64"),
+    (lambda: xf.bias_dropout_add(X, None), TypeError, "residual must be a tensor, not None"),
     (lambda: xf.sandwich_layer_norm(X, None), TypeError, "residual must be a tensor, not None"),
     (lambda: xf.sandwich_layer_norm(X, X, next_weight=V), ValueError, "next_norm must be True where next_weight"),
     (lambda: xf.gated_residual(X, None), TypeError, "residual must be a tensor, not None"),

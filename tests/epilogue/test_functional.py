@@ -14,6 +14,7 @@ CALLS = [
     "add_layer_norm",
     "add_rms_norm",
     "sandwich_layer_norm",
+    "bias_dropout_add",
     "gated_residual",
     "bias_activation",
     "gated_activation",
@@ -104,6 +105,11 @@ class TestReference:
         x, residual, weight = inputs = doubles((3, 5, 7), (3, 5, 7), (7,))
         same(inputs, xf.add_rms_norm(x, residual, weight, eps=0.1), F.rms_norm(x + residual, (7,), weight, 0.1))
 
+    def test_bias_dropout_add(self):
+        x, residual, bias = inputs = doubles((3, 5, 7), (3, 5, 7), (7,))
+        same(inputs, xf.bias_dropout_add(x, residual, bias), residual + x + bias)
+        same(inputs[1:2], xf.bias_dropout_add(x, residual, bias, dropout_p=1.0), residual * 1)
+
     @pytest.mark.parametrize("activation", [None, "tanh", "sigmoid"])
     @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5, 7)], ids=str)
     def test_gated_residual(self, shape, activation):
@@ -121,13 +127,16 @@ class TestReference:
         got = xf.gated_activation(x, bias, activation)
         same(inputs, got, value * ACTIVATIONS[activation](gate))
 
-    @pytest.mark.parametrize("name", ["add_layer_norm", "sandwich_layer_norm"])
+    @pytest.mark.parametrize("name", ["add_layer_norm", "sandwich_layer_norm", "bias_dropout_add"])
     def test_gradients_through_dropout(self, name):
         def call(*inputs):
             torch.manual_seed(0)
+            if name == "bias_dropout_add":
+                return xf.bias_dropout_add(*inputs[:3], dropout_p=0.4)
             return getattr(xf, name)(*inputs[:4], linear_bias=inputs[4], dropout_p=0.4)
 
-        assert torch.autograd.gradcheck(call, doubles((3, 5, 7), (3, 5, 7), (7,), (7,), (7,)))
+        vectors = 1 if name == "bias_dropout_add" else 3
+        assert torch.autograd.gradcheck(call, doubles((3, 5, 7), (3, 5, 7), *[(7,)] * vectors))
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -123,8 +123,8 @@ def add_rms_norm(
     return_sum: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """:func:`add_layer_norm` with weight * s / sqrt(mean s^2 + eps) in the place of LayerNorm (Zhang and Sennrich, 2019),
-    as T5 has it."""
+    """:func:`add_layer_norm` with weight * s / sqrt(mean s^2 + eps) in place of LayerNorm (Zhang and Sennrich,
+    2019), as T5 has it."""
     _check(x, residual, linear_bias=linear_bias, weight=weight)
     seed = None if dropout_p == 0 else _seed(dropout_p, x.device)
     out, total = epilogue.add_norm(
@@ -207,6 +207,36 @@ def sandwich_layer_norm(
         _eps(eps), dropout_p, seed, backend,
     )  # fmt: skip
     return (out, total) if next_norm else total
+
+
+def bias_dropout_add(
+    x: Tensor,
+    residual: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dropout_p: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """residual + dropout(x + bias), in one pass: how a branch of a pre-norm block ends where no norm follows.
+
+    Args:
+        x, residual, dropout_p: see :func:`add_layer_norm`; here residual is required.
+        bias: [D], as of the projection that gave x. None: zeros.
+
+    Returns:
+        [..., D], in the dtype to which x and residual promote.
+
+    Raises:
+        ValueError, TypeError: name the argument, what it should be and what it was.
+    """
+    if residual is None:
+        raise TypeError("residual must be a tensor, not None")
+    _check(x, residual, bias=bias)
+    seed = None if dropout_p == 0 else _seed(dropout_p, x.device)
+    _, total = epilogue.add_norm(
+        x, residual, bias, None, None, None, None, False, False, True, False, False, 0.0, dropout_p, seed, backend
+    )
+    return total
 
 
 def gated_residual(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmkern.biases import RelativeBias
-from xmkern.functional import add_layer_norm, gated_residual, sandwich_layer_norm
+from xmkern.functional import add_layer_norm, bias_dropout_add, sandwich_layer_norm
 from xmkern.masks import Mask
 from xmkern.nn.cross_attention import Context, CrossAttention, SelfAttention
 from xmkern.nn.feed_forward import FeedForward, add_norm
@@ -105,7 +105,7 @@ class TransformerBlock(nn.Module):
                 dropout_p=dropout_p, eps=norm.eps, return_sum=True,
             )  # fmt: skip
         branch, out = branches[-1]
-        return gated_residual(F.linear(branch(normed), out.weight), x, bias=out.bias, dropout_p=dropout_p)
+        return bias_dropout_add(F.linear(branch(normed), out.weight), x, out.bias, dropout_p=dropout_p)
 
     def _sandwich(self, x: Tensor, branches: list[Branch], dropout_p: float) -> Tensor:
         normed = self.norms[0](x)

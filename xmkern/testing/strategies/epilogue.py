@@ -87,6 +87,12 @@ def sandwich_layer_norm(draw: Callable[..., Any]) -> Inputs:
 
 
 @st.composite
+def bias_dropout_add(draw: Callable[..., Any]) -> Inputs:
+    drawn = _Drawn(draw)
+    return {"x": drawn.rows(), "residual": drawn.rows(), "bias": drawn.vector(), "dropout_p": drawn.dropout_p()}
+
+
+@st.composite
 def gated_residual(draw: Callable[..., Any]) -> Inputs:
     """Gates of all forms and sizes, near 0 and far from it."""
     drawn = _Drawn(draw)
