@@ -1,0 +1,299 @@
+"""DPM-Solver and DPM-Solver++ (Lu et al., 2022), over several steps, as an ODE or an SDE."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xmkern.diffusion.base import LEARNED, Fused, Generator, Plan, SchedulerOutput
+from xmkern.diffusion.config import chosen, configured
+from xmkern.diffusion.schedules import Floats, spaced_times
+from xmkern.diffusion.sigmas import SigmaScheduler
+from xmkern.functional import StepCoefficients
+
+OF_NOISE = ("dpmsolver", "sde-dpmsolver")
+ALGORITHMS = ("dpmsolver++", "sde-dpmsolver++", *OF_NOISE)
+
+
+class DPMSolverMultistepScheduler(SigmaScheduler):
+    """An exponential integrator of order 1 to 3 in lambda = log(alpha / sigma), which keeps earlier predictions.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, thresholding,
+            dynamic_thresholding_ratio, sample_max_value, timestep_spacing, steps_offset, rescale_betas_zero_snr: see
+            :class:`DDPMScheduler`.
+        solver_order: 1, 2 or 3 ("sde-dpmsolver": at most 2).
+        prediction_type: "epsilon", "sample", "v_prediction" or, with use_flow_sigmas, "flow_prediction".
+        algorithm_type: "dpmsolver++" or "sde-dpmsolver++", which extrapolate x0; "dpmsolver" or "sde-dpmsolver", eps.
+        solver_type: of second order, "midpoint" or "heun".
+        lower_order_final: whether the last steps are of lower order where there are fewer than 15.
+        euler_at_final: whether the last step is of first order.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas, use_flow_sigmas, flow_shift: how
+            sigmas are spread instead of by times.
+        final_sigmas_type: "zero", or "sigma_min" as at the first time of training.
+        lambda_min_clipped: the least lambda at which sampling begins.
+        variance_type: "learned" or "learned_range" where the model's output has a variance too; it is not used.
+        use_dynamic_shifting, time_shift_type: whether ``set_timesteps`` takes ``mu``, the logarithm of flow_shift.
+    """
+
+    @configured
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | np.ndarray | None = None,
+        solver_order: int = 2,
+        prediction_type: str = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        algorithm_type: str = "dpmsolver++",
+        solver_type: str = "midpoint",
+        lower_order_final: bool = True,
+        euler_at_final: bool = False,
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        use_lu_lambdas: bool | None = False,
+        use_flow_sigmas: bool | None = False,
+        flow_shift: float = 1.0,
+        final_sigmas_type: str = "zero",
+        lambda_min_clipped: float = -float("inf"),
+        variance_type: str | None = None,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+    ) -> None:
+        # What other solvers of diffusers call theirs; theirs too reads "deis" and these so.
+        algorithm_type = "dpmsolver++" if algorithm_type == "deis" else algorithm_type
+        solver_type = "midpoint" if solver_type in ("logrho", "bh1", "bh2") else solver_type
+        self.register_to_config(algorithm_type=algorithm_type, solver_type=solver_type)
+        chosen("algorithm_type", algorithm_type, *ALGORITHMS)
+        chosen("solver_type", solver_type, "midpoint", "heun")
+        chosen("solver_order", solver_order, *((1, 2) if algorithm_type == "sde-dpmsolver" else (1, 2, 3)))
+        chosen("time_shift_type", time_shift_type, "exponential")
+        self._of_noise = algorithm_type in OF_NOISE
+        if self._of_noise and final_sigmas_type == "zero":
+            raise ValueError(f"final_sigmas_type must be 'sigma_min' for {algorithm_type}, which ends with some noise")
+        self._begin(("epsilon", "sample", "v_prediction", *(("flow_prediction",) if use_flow_sigmas else ())))
+        self._begin_sigmas()
+        self._flow_shift = flow_shift
+        self._restart(torch.arange(num_train_timesteps - 1.0, -1, -1))
+        self._forget()
+
+    def _forget(self) -> None:
+        self.model_outputs: list[Tensor | None] = [None] * self.config.solver_order
+        self.lower_order_nums = 0
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        mu: float | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """Says how many steps will be made, or with ``timesteps`` at which times, and forgets earlier predictions."""
+        self._one_of(num_inference_steps=num_inference_steps, timesteps=timesteps)
+        self._no_curve(timesteps)
+        if mu is not None:
+            if not self.config.use_dynamic_shifting:
+                raise ValueError("mu must be None where use_dynamic_shifting is False")
+            self._flow_shift = math.exp(mu)
+        if timesteps is not None:
+            steps, spaced = len(timesteps), np.asarray(timesteps, np.float64)
+        else:
+            steps = self._checked_steps(num_inference_steps)
+            spaced = self._spaced(steps).astype(np.float64)
+        sigmas, times = self._spread(spaced, steps)
+        self.num_inference_steps = len(times)
+        self._follow(sigmas)
+        self._restart(torch.from_numpy(times.astype(np.int64)).to(device))
+        self._forget()
+
+    def _spaced(self, steps: int) -> Floats:
+        """One time more than there are steps is spaced, and the last one left out."""
+        c = self.config
+        # lambda ascends where times descend
+        signal, noise = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
+        loud = (signal.log() - noise.log() < c.lambda_min_clipped).sum().item()
+        last = int(c.num_train_timesteps - loud)
+        if c.timestep_spacing == "trailing":
+            return spaced_times("trailing", steps, c.num_train_timesteps, last=last)
+        return spaced_times(c.timestep_spacing, steps + 1, c.num_train_timesteps, c.steps_offset, last=last)[
+            :-1
+        ].round()
+
+    def _spread(self, times: Floats, steps: int) -> tuple[Floats, Floats]:
+        """-> sigmas and times, by times or as the configuration says."""
+        c = self.config
+        table = self._table
+        low, high = float(table[0]), float(table[-1])
+        rounded = c.use_karras_sigmas or c.use_lu_lambdas
+        curve = self._curve(low, high, steps)
+        if curve is None and c.use_lu_lambdas:
+            curve = np.exp(np.linspace(math.log(high), math.log(low), steps))
+        if curve is not None:
+            times = self._sigma_times(curve)
+            return curve, times.round() if rounded and c.beta_schedule != "squaredcos_cap_v2" else times
+        if c.use_flow_sigmas:
+            line = np.linspace(1, 1 / c.num_train_timesteps, steps + 1)
+            shift = self._flow_shift
+            sigmas = (shift * (1 - line) / (1 + (shift - 1) * (1 - line)))[::-1][:-1]
+            return sigmas, sigmas * c.num_train_timesteps
+        return np.interp(times, np.arange(len(table)), table), times
+
+    def _alpha_sigma(self, sigma: float) -> tuple[float, float]:
+        if self.config.use_flow_sigmas:
+            return 1 - sigma, sigma
+        alpha = 1 / math.hypot(sigma, 1)
+        return alpha, sigma * alpha
+
+    def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
+        t = self._time(timestep)
+        known = self._places if schedule_timesteps is None else schedule_timesteps.tolist()
+        return super().index_for_timestep(t, schedule_timesteps) if t in known else len(self._times) - 1
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Generator | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+        **fused: Unpack[Fused],
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """From one sigma to the next; see :meth:`DDPMScheduler.step`.
+
+        Args:
+            timestep: one of ``timesteps``; read at the first step, from where steps are counted.
+        """
+        if self.num_inference_steps is None:
+            raise ValueError("num_inference_steps is not known: call set_timesteps first")
+        place = self._current(timestep)
+        order = self._order(place)
+        plan = self._plans.get((place, order))
+        if plan is None:
+            plan = self._plans[place, order] = self._plan(place, order)
+        if self.config.variance_type in LEARNED:
+            model_output = model_output[:, : sample.shape[1]]
+        if self._of_noise and self.config.thresholding:
+            model_output = self._thresholded_noise(place, model_output, sample, fused)
+        if fused.get("out") is not None:
+            fused["out"] = fused["out"][0], self._spare(sample)  # type: ignore[index]
+        earlier = tuple(self.model_outputs[:-order:-1]) if order > 1 else ()
+        previous, predicted = self._step(
+            plan, model_output, sample, generator, variance_noise,
+            history=earlier, noise_dtype=torch.float32, **fused,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.model_outputs = [*self.model_outputs[1:], predicted]
+        self.lower_order_nums = min(self.lower_order_nums + 1, self.config.solver_order)
+        assert self._step_index is not None
+        self._step_index += 1
+        return SchedulerOutput(previous) if return_dict else (previous,)
+
+    def _spare(self, sample: Tensor) -> Tensor:
+        """Memory for a prediction to be kept: that of the one which is of no more use."""
+        oldest = self.model_outputs[0]
+        return oldest if oldest is not None and oldest.shape == sample.shape else torch.empty_like(sample)
+
+    def _order(self, place: int) -> int:
+        """Of the step to be made: no more than predictions allow, and less at the end."""
+        c = self.config
+        order = min(c.solver_order, self.lower_order_nums + 1)
+        left = len(self._times) - 1 - place
+        few = c.lower_order_final and len(self._times) < 15
+        if left == 0 and (c.euler_at_final or few or c.final_sigmas_type == "zero"):
+            return 1
+        return min(order, 2) if left == 1 and few else order
+
+    def _thresholded_noise(self, place: int, model_output: Tensor, sample: Tensor, fused: Fused) -> Tensor:
+        """eps of the thresholded x0, in a pass of its own: (x - alpha x0) / sigma"""
+        alpha, sigma = self._alpha_sigma(self._sigmas[place])
+        coefficients = StepCoefficients(alpha, sigma, sample=1 / sigma, original=-alpha / sigma)
+        plan = Plan(coefficients, self._prediction, self._clip())
+        guidance = {name: fused.pop(name) for name in ("guidance_scale", "guidance_rescale") if name in fused}
+        return self._step(plan, model_output, sample, keep=False, **guidance)[0]  # type: ignore[arg-type]
+
+    def _plan(self, place: int, order: int) -> Plan:
+        """The integral of the prediction, as a polynomial through this and earlier ones, from lambda_s to lambda_t."""
+        c = self.config
+        alpha_t, sigma_t = self._alpha_sigma(self._sigmas[place + 1])
+        alpha_s, sigma_s = self._alpha_sigma(self._sigmas[place])
+        lambdas = [self._lambda(place - i) for i in range(-1, order)]
+        h = lambdas[0] - lambdas[1]
+        sde = c.algorithm_type.startswith("sde")
+        sample, integrals = (self._of_eps if self._of_noise else self._of_x0)(h, order, sde)
+        if self._of_noise:
+            sample, integrals, noise = alpha_t / alpha_s, [sigma_t * b for b in integrals], sigma_t
+            noise *= math.sqrt(math.expm1(2 * h)) if sde else 0.0
+        else:
+            sample, integrals, noise = sigma_t / sigma_s * sample, [alpha_t * b for b in integrals], sigma_t
+            noise *= math.sqrt(-math.expm1(-2 * h)) if sde else 0.0
+        weights = _of_predictions(integrals, lambdas)
+        # The kernel keeps "x0"; with alpha and sigma exchanged that is eps.
+        levels = (sigma_s, alpha_s) if self._of_noise else (alpha_s, sigma_s)
+        prediction, clip = self._prediction, self._clip()
+        if self._of_noise:
+            clip, thresholded = None, clip is not None
+            if prediction == "v" and not thresholded:
+                levels = sigma_s, -alpha_s
+            else:
+                prediction = "epsilon" if prediction == "sample" and not thresholded else "sample"
+        coefficients = StepCoefficients(
+            *levels, sample=sample, original=weights[0], history=tuple(weights[1:]), noise=noise
+        )
+        return Plan(coefficients, prediction, clip, draws=sde)
+
+    def _lambda(self, place: int) -> float:
+        alpha, sigma = self._alpha_sigma(self._sigmas[place])
+        return math.log(alpha / sigma) if sigma else math.inf
+
+    def _of_x0(self, h: float, order: int, sde: bool) -> tuple[float, list[float]]:
+        """-> the weight of x but for sigma_t / sigma_s, and the integrals of 1, D1 and D2 but for alpha_t."""
+        k = 2 * h if sde else h
+        whole = -math.expm1(-k)
+        integrals = [whole]
+        if order == 2 and self.config.solver_type == "midpoint":
+            integrals.append(whole / 2)
+        elif order > 1:
+            integrals.append(1 - whole / k)
+        if order > 2:
+            # Of the SDE the integral would be 1/2 + ...; diffusers has -1/2, and a drop-in its numbers.
+            integrals.append((whole - k) / k**2 + (-0.5 if sde else 0.5))
+        return math.exp(-h) if sde else 1.0, integrals
+
+    def _of_eps(self, h: float, order: int, sde: bool) -> tuple[float, list[float]]:
+        """-> 1, and the integrals of 1, D1 and D2 but for sigma_t."""
+        whole = math.expm1(h)
+        integrals = [-whole]
+        if order == 2 and self.config.solver_type == "midpoint":
+            integrals.append(-whole / 2)
+        elif order > 1:
+            integrals.append(1 - whole / h)
+        if order > 2:
+            integrals.append(0.5 - (whole - h) / h**2)
+        return 1.0, [2 * b for b in integrals] if sde else integrals
+
+
+def _of_predictions(integrals: list[float], lambdas: list[float]) -> list[float]:
+    """Divided differences multiplied out: the weights of this prediction and of earlier ones."""
+    if len(integrals) == 1:
+        return integrals
+    h = lambdas[0] - lambdas[1]
+    r0 = (lambdas[1] - lambdas[2]) / h
+    if len(integrals) == 2:
+        first = integrals[1] / r0
+        return [integrals[0] + first, -first]
+    r1 = (lambdas[2] - lambdas[3]) / h
+    # D1 = a + r0 / (r0 + r1) (a - b), D2 = (a - b) / (r0 + r1), with a = (m0 - m1) / r0 and b = (m1 - m2) / r1
+    rest = (integrals[1] * r0 + integrals[2]) / (r0 + r1)
+    a, b = (integrals[1] + rest) / r0, -rest / r1
+    return [integrals[0] + a, b - a, -b]
