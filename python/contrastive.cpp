@@ -1,6 +1,7 @@
 #include "contrastive/contrastive.h"
 
 #include <array>
+#include <utility>
 
 #include "module.h"
 
@@ -56,16 +57,27 @@ void bind_contrastive(py::module_& module) {
     backward(Call::problem(x, y, numbers, bias), {slopes(rows), slopes(columns), at<float>(grad_bias)}, threads);
   });
 
-  contrastive.attr("most_kept") = most_kept;
   // Addresses of the gradients of a side and of its scale.
   using GradientNumbers = std::array<int64_t, 2>;
   contrastive.def("loss", [](const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& numbers,
-                             float bias, const GradientNumbers& grad_x, const GradientNumbers& grad_y,
+                             float bias, double weight, const GradientNumbers& grad_x, const GradientNumbers& grad_y,
                              int64_t grad_bias, int threads) {
     py::gil_scoped_release release;
     return loss(
-        Call::problem(x, y, numbers, bias),
+        Call::problem(x, y, numbers, bias), weight,
         {slopes({0, 0, 0, 0, grad_x[0], grad_x[1]}), slopes({0, 0, 0, 0, grad_y[0], grad_y[1]}), at<float>(grad_bias)},
         threads);
+  });
+
+  contrastive.def("can_be_kept", &can_be_kept);
+  contrastive.def("whole_loss", [](const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& numbers,
+                                   float bias, double weight, const GradientNumbers& grad_x,
+                                   const GradientNumbers& grad_y, int threads) {
+    py::gil_scoped_release release;
+    float grad_bias;
+    const double loss = whole_loss(
+        Call::problem(x, y, numbers, bias), weight,
+        {at<void>(grad_x[0]), at<void>(grad_y[0]), at<float>(grad_x[1]), at<float>(grad_y[1]), &grad_bias}, threads);
+    return std::pair(loss, grad_bias);
   });
 }
