@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "contrastive/divergence.h"
 #include "module.h"
 
 namespace py = pybind11;
@@ -79,5 +80,47 @@ void bind_contrastive(py::module_& module) {
         Call::problem(x, y, numbers, bias), weight,
         {at<void>(grad_x[0]), at<void>(grad_y[0]), at<float>(grad_x[1]), at<float>(grad_y[1]), &grad_bias}, threads);
     return std::pair(loss, grad_bias);
+  });
+
+  using CallNumbers = std::array<int64_t, 6>;
+  const auto comparison = [](const SideNumbers& x, const SideNumbers& y, const SideNumbers& teacher_x,
+                             const SideNumbers& teacher_y, const CallNumbers& numbers, const CallNumbers& teacher) {
+    return Comparison{Call::problem(x, y, numbers, 0.0f), Call::problem(teacher_x, teacher_y, teacher, 0.0f)};
+  };
+  // Of one side: addresses of the divergences, and of the log-sum-exps of student and teacher, [2, count].
+  using DivergenceNumbers = std::array<int64_t, 3>;
+  contrastive.def("divergence",
+                  [=](const SideNumbers& x, const SideNumbers& y, const SideNumbers& teacher_x,
+                      const SideNumbers& teacher_y, const CallNumbers& numbers, const CallNumbers& teacher,
+                      const DivergenceNumbers& rows, const DivergenceNumbers& columns, int threads) {
+                    py::gil_scoped_release release;
+                    const auto of = [](const DivergenceNumbers& n, int64_t count) {
+                      return Divergences{totals({n[1], 0, 0}), totals({n[2], 0, 0}), at<float>(n[0]),
+                                         at<float>(n[1]) + count, at<float>(n[2]) + count};
+                    };
+                    const Comparison both = comparison(x, y, teacher_x, teacher_y, numbers, teacher);
+                    divergence(both, of(rows, both.student.x.count),
+                               of(columns, both.student.columns ? both.student.y.count : 0), threads);
+                  });
+
+  // Those, and of the gradients of the divergences; of one matrix: addresses of the gradients of sides and scales.
+  using Numbers = std::array<int64_t, 4>;
+  contrastive.def("divergence_backward", [=](const SideNumbers& x, const SideNumbers& y, const SideNumbers& teacher_x,
+                                             const SideNumbers& teacher_y, const CallNumbers& numbers,
+                                             const CallNumbers& teacher, const Numbers& rows, const Numbers& columns,
+                                             const Numbers& grads, const Numbers& teacher_grads, bool teacher_wanted,
+                                             int threads) {
+    py::gil_scoped_release release;
+    const auto distances = [](const Numbers& n, int64_t count) {
+      const auto *student = at<float>(n[1]), *teacher_lse = at<float>(n[2]);
+      return Distances{student, student + count, teacher_lse, teacher_lse + count, at<float>(n[0]), at<float>(n[3])};
+    };
+    const auto gradients = [](const Numbers& n, bool wanted) {
+      return MatrixGradients{at<float>(n[0]), at<float>(n[1]), at<float>(n[2]), at<float>(n[3]), wanted};
+    };
+    const Comparison both = comparison(x, y, teacher_x, teacher_y, numbers, teacher);
+    divergence_backward(both, distances(rows, both.student.x.count),
+                        distances(columns, both.student.columns ? both.student.y.count : 0), gradients(grads, true),
+                        gradients(teacher_grads, teacher_wanted), threads);
   });
 }
