@@ -21,6 +21,7 @@ from xmkern.testing import assert_matches_reference
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES = (1024, 4096, 8192)
 DEPTH = 512
+_TEACHER_SCALE = 30.0
 
 
 def _eager_info_nce(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -35,6 +36,12 @@ def _eager_sigmoid(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return -F.logsigmoid(signs * logits).sum() / len(x)
 
 
+def _eager_distillation(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    logits, taught = scale.to(x.dtype) * x @ y.T, _TEACHER_SCALE * y.detach() @ x.detach().T
+    parts = ((z.log_softmax(1), t.log_softmax(1)) for z, t in ((logits, taught), (logits.T, taught.T)))
+    return sum(F.kl_div(*both, log_target=True, reduction="batchmean") for both in parts) / 2
+
+
 def _info_nce(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, backend: str = "auto") -> Tensor:
     return xf.info_nce(x, y, scale, backend=backend)
 
@@ -43,10 +50,17 @@ def _sigmoid(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, backend: str = "
     return xf.sigmoid_contrastive(x, y, scale, bias, backend=backend)
 
 
+def _distillation(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, backend: str = "auto") -> Tensor:
+    return xf.distillation(x, y, scale, y.detach(), x.detach(), _TEACHER_SCALE, backend=backend)
+
+
 LOSSES: dict[str, dict[str, Callable[..., Tensor]]] = {
     "InfoNCE (CLIP)": {"xmkern": _info_nce, "eager": _eager_info_nce},
     "sigmoid (SigLIP)": {"xmkern": _sigmoid, "eager": _eager_sigmoid},
+    "distillation (KL)": {"xmkern": _distillation, "eager": _eager_distillation},
 }
+# What any implementation has to do: a product for the logits of each matrix, and two for a student's gradients.
+PRODUCTS = {"InfoNCE (CLIP)": 3, "sigmoid (SigLIP)": 3, "distillation (KL)": 4}
 
 
 def _inputs(size: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -71,8 +85,7 @@ def rows() -> list[dict[str, Any]]:
                 inputs = _inputs(size, dtype)
                 calls = {who: partial(_step, loss, inputs) for who, loss in contenders.items()}
                 times = alternate(calls, seconds=2.0, least=2)
-                # What any implementation has to do: the products, and those of both gradients.
-                useful = 6 * size**2 * DEPTH / 1e9
+                useful = 2 * PRODUCTS[name] * size**2 * DEPTH / 1e9
                 out.append(
                     {
                         "loss": name,

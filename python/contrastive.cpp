@@ -1,7 +1,9 @@
 #include "contrastive/contrastive.h"
 
 #include <array>
+#include <utility>
 
+#include "contrastive/divergence.h"
 #include "module.h"
 
 namespace py = pybind11;
@@ -56,16 +58,69 @@ void bind_contrastive(py::module_& module) {
     backward(Call::problem(x, y, numbers, bias), {slopes(rows), slopes(columns), at<float>(grad_bias)}, threads);
   });
 
-  contrastive.attr("most_kept") = most_kept;
   // Addresses of the gradients of a side and of its scale.
   using GradientNumbers = std::array<int64_t, 2>;
   contrastive.def("loss", [](const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& numbers,
-                             float bias, const GradientNumbers& grad_x, const GradientNumbers& grad_y,
+                             float bias, double weight, const GradientNumbers& grad_x, const GradientNumbers& grad_y,
                              int64_t grad_bias, int threads) {
     py::gil_scoped_release release;
     return loss(
-        Call::problem(x, y, numbers, bias),
+        Call::problem(x, y, numbers, bias), weight,
         {slopes({0, 0, 0, 0, grad_x[0], grad_x[1]}), slopes({0, 0, 0, 0, grad_y[0], grad_y[1]}), at<float>(grad_bias)},
         threads);
+  });
+
+  contrastive.def("can_be_kept", &can_be_kept);
+  contrastive.def("whole_loss", [](const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& numbers,
+                                   float bias, double weight, const GradientNumbers& grad_x,
+                                   const GradientNumbers& grad_y, int threads) {
+    py::gil_scoped_release release;
+    float grad_bias;
+    const double loss = whole_loss(
+        Call::problem(x, y, numbers, bias), weight,
+        {at<void>(grad_x[0]), at<void>(grad_y[0]), at<float>(grad_x[1]), at<float>(grad_y[1]), &grad_bias}, threads);
+    return std::pair(loss, grad_bias);
+  });
+
+  using CallNumbers = std::array<int64_t, 6>;
+  const auto comparison = [](const SideNumbers& x, const SideNumbers& y, const SideNumbers& teacher_x,
+                             const SideNumbers& teacher_y, const CallNumbers& numbers, const CallNumbers& teacher) {
+    return Comparison{Call::problem(x, y, numbers, 0.0f), Call::problem(teacher_x, teacher_y, teacher, 0.0f)};
+  };
+  // Of one side: addresses of the divergences, and of the log-sum-exps of student and teacher, [2, count].
+  using DivergenceNumbers = std::array<int64_t, 3>;
+  contrastive.def("divergence",
+                  [=](const SideNumbers& x, const SideNumbers& y, const SideNumbers& teacher_x,
+                      const SideNumbers& teacher_y, const CallNumbers& numbers, const CallNumbers& teacher,
+                      const DivergenceNumbers& rows, const DivergenceNumbers& columns, int threads) {
+                    py::gil_scoped_release release;
+                    const auto of = [](const DivergenceNumbers& n, int64_t count) {
+                      return Divergences{totals({n[1], 0, 0}), totals({n[2], 0, 0}), at<float>(n[0]),
+                                         at<float>(n[1]) + count, at<float>(n[2]) + count};
+                    };
+                    const Comparison both = comparison(x, y, teacher_x, teacher_y, numbers, teacher);
+                    divergence(both, of(rows, both.student.x.count),
+                               of(columns, both.student.columns ? both.student.y.count : 0), threads);
+                  });
+
+  // Those, and of the gradients of the divergences; of one matrix: addresses of the gradients of sides and scales.
+  using Numbers = std::array<int64_t, 4>;
+  contrastive.def("divergence_backward", [=](const SideNumbers& x, const SideNumbers& y, const SideNumbers& teacher_x,
+                                             const SideNumbers& teacher_y, const CallNumbers& numbers,
+                                             const CallNumbers& teacher, const Numbers& rows, const Numbers& columns,
+                                             const Numbers& grads, const Numbers& teacher_grads, bool teacher_wanted,
+                                             int threads) {
+    py::gil_scoped_release release;
+    const auto distances = [](const Numbers& n, int64_t count) {
+      const auto *student = at<float>(n[1]), *teacher_lse = at<float>(n[2]);
+      return Distances{student, student + count, teacher_lse, teacher_lse + count, at<float>(n[0]), at<float>(n[3])};
+    };
+    const auto gradients = [](const Numbers& n, bool wanted) {
+      return MatrixGradients{at<float>(n[0]), at<float>(n[1]), at<float>(n[2]), at<float>(n[3]), wanted};
+    };
+    const Comparison both = comparison(x, y, teacher_x, teacher_y, numbers, teacher);
+    divergence_backward(both, distances(rows, both.student.x.count),
+                        distances(columns, both.student.columns ? both.student.y.count : 0), gradients(grads, true),
+                        gradients(teacher_grads, teacher_wanted), threads);
   });
 }

@@ -29,10 +29,6 @@ struct Problem {
   int64_t relevance_stride;  // from row to row
   Kind kind;
   bool columns;  // whether the columns are reduced too
-  // Where the forward leaves the products <x[i], y[j]> for the backward, rows `products_stride` apart; null: they are
-  // computed again.
-  float* products = nullptr;
-  int64_t products_stride = 0;
 };
 
 // What is left of one side, [count] each. Log-sum-exps are kept as a reference and a sum of powers below it until the

@@ -161,4 +161,25 @@ inline void differentiate(const Problem& p, const Gradients& g, const Strip& str
   }
 }
 
+// Gradients as left operands of both products: units along the rows, and, in their place, rows of units. In float32 a
+// tile is both.
+inline const float* transposed_units(const float* tile, int64_t, int64_t, float*) { return tile; }
+
+#if defined(__AVX512BF16__)
+inline const uint32_t* transposed_units(const float* tile, int64_t rows, int64_t columns, uint32_t* out) {
+  alignas(64) static constexpr float nothing[max_columns] = {};
+  for (int64_t r = 0; r < rows; r += 2) {
+    const float* line = tile + r * stride;
+    interleave(line, r + 1 < rows ? line + stride : nothing, columns, out + r / 2 * stride);
+  }
+  return out;
+}
+#endif
+
+template <class Unit>
+inline const Unit* units_in_place(float* tile, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) narrow(tile + r * stride, columns, reinterpret_cast<Unit*>(tile + r * stride));
+  return reinterpret_cast<const Unit*>(tile);
+}
+
 }  // namespace xmkern::XMKERN_CAPABILITY

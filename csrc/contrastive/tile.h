@@ -58,18 +58,22 @@ inline Floats load_some(const void* data, int64_t i, int64_t left) {
   return load(some);
 }
 
-// Rows as rows of a right operand: row by row, since what is read in order comes from memory in time.
+// Rows as rows of a right operand, from its row `step` on: row by row, since what is read in order comes from memory in
+// time.
 template <class Arithmetic, Dtype dtype>
-inline void pack_rows(const Side& side, int64_t depth, int64_t begin, int64_t rows, const Panels<float>& out) {
+inline void pack_rows(const Side& side, int64_t depth, int64_t begin, int64_t rows, const Panels<float>& out,
+                      int64_t step = 0) {
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t column = 0; column < out.columns; column += panel_width)
       for (int64_t c = column; c < column + out.width(column); c += lanes)
-        store(out.at(r, column) + c - column, load_some<dtype>(side.data, (begin + r) * side.stride + c, depth - c));
+        store(out.at(step + r, column) + c - column,
+              load_some<dtype>(side.data, (begin + r) * side.stride + c, depth - c));
 }
 
 #if defined(__AVX512BF16__)
 template <class Arithmetic, Dtype dtype>
-inline void pack_rows(const Side& side, int64_t depth, int64_t begin, int64_t rows, const Panels<uint32_t>& out) {
+inline void pack_rows(const Side& side, int64_t depth, int64_t begin, int64_t rows, const Panels<uint32_t>& out,
+                      int64_t step = 0) {
   const auto* from = static_cast<const uint16_t*>(side.data) + begin * side.stride;
   const auto halves = [&](int64_t r, int64_t c) {
     const int64_t left = depth - c;
@@ -81,7 +85,7 @@ inline void pack_rows(const Side& side, int64_t depth, int64_t begin, int64_t ro
   for (int64_t r = 0; r < rows; r += 2)
     for (int64_t column = 0; column < out.columns; column += panel_width)
       for (int64_t c = column; c < column + out.width(column); c += lanes)
-        store(out.at(r / 2, column) + c - column, halves(r, c) | halves(r + 1, c) << 16);
+        store(out.at(step + r / 2, column) + c - column, halves(r, c) | halves(r + 1, c) << 16);
 }
 #endif
 
@@ -182,9 +186,15 @@ struct Sorts {
   uint32_t positive, visible;  // visible: in the matrix, and not hidden
 };
 
+// Of `lanes` columns, those that are in the strip.
+inline uint32_t bits_there(const Strip& strip, int64_t column) {
+  const int64_t left = strip.count - column;
+  return left >= lanes ? (1u << lanes) - 1 : (1u << left) - 1;
+}
+
 inline Sorts sorts_of(const Problem& p, const Strip& strip, int64_t row, int64_t column) {
   const int64_t left = strip.count - column;
-  const uint32_t there = left >= lanes ? (1u << lanes) - 1 : (1u << left) - 1;
+  const uint32_t there = bits_there(strip, column);
   uint32_t positive = 0, hidden = 0;
   if (p.relevance)
     positive = true_bits(p.relevance + row * p.relevance_stride + strip.begin + column, left);

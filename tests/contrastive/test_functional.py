@@ -53,7 +53,7 @@ def test_the_formulas(name):
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "distillation"])
+@pytest.mark.parametrize("name", CALLS)
 def test_kernels_match_the_matrix_written_out(name, capability):
     """And so the reference that they are compared with elsewhere does, in every dtype."""
 
@@ -114,20 +114,8 @@ def test_loss_and_gradients_in_one_go(kind, dtype, columns, capability):
     x, y = (torch.randn(rows, 40, generator=generator).to(dtype) for rows in (150, 270))
     scales = [torch.rand(rows, generator=generator) for rows in (150, 270)]
     ids = [torch.randint(0, 200, (rows,), generator=generator) for rows in (150, 270)]
-    args = (
-        x,
-        y,
-        *scales,
-        torch.tensor(-0.5),
-        *ids,
-        None,
-        None,
-        None,
-        kind,
-        columns and kind == "logsumexp",
-        True,
-        True,
-    )
+    pairs = (*ids, None, None, None)
+    args = (x, y, *scales, torch.tensor(-0.5), *pairs, kind, columns and kind == "logsumexp", 0.3, True, True)
     run = {backend.name: backend.run for backend in ops()["similarity_loss"].backends}
     # A bias moves the log-sum-exp and not the loss: its gradient is zero but for rounding.
     count = 5 if kind == "logsumexp" else 6

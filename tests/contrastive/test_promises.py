@@ -37,9 +37,7 @@ CALLS = {
     ),
     "mil": lambda x, y, **more: xf.mil_nce(x, y, 2.0, **more),
     "sigmoid": lambda x, y, **more: xf.sigmoid_contrastive(x, y, 2.0, -1.0, **more),
-    "distillation": lambda x, y, backend="auto", **more: xf.distillation(
-        x, y, 2.0, x.detach(), y.detach(), 3.0, **more
-    ),
+    "distillation": lambda x, y, **more: xf.distillation(x, y, 2.0, x.detach(), y.detach(), 3.0, **more),
     "sum": lambda x, y, **more: xf.ranking_loss(x, y, margin=0.2, **more),
     "warp": lambda x, y, **more: xf.ranking_loss(x, y, margin=0.2, mode="warp", x_ids=ids(len(x), 9), **more),
     "hardest": lambda x, y, **more: xf.ranking_loss(x, y, margin=0.2, mode="hardest", **more),
@@ -132,7 +130,7 @@ def test_a_frozen_side_changes_nothing_on_the_other(name, dtype, backend):
             (found,) = torch.autograd.grad(CALLS[name](*sides, backend=backend, normalize=True), sides[live])
         assert torch.equal(found, expected[live])
         assert all(flags == (live == 0, live == 1) for flags in wanted.flags)
-        assert wanted.flags or name in ("hardest", "distillation")
+        assert wanted.flags or name == "hardest"
 
 
 class Wanted(TorchDispatchMode):
@@ -146,6 +144,9 @@ class Wanted(TorchDispatchMode):
         if operator in (op.similarity_reduce_backward.overload, ops()["similarity_loss"].overload):
             x = next(each for each in args if each.dim() == 2)
             self.flags += [args[-3:-1]] * (x.shape[1] > 1)
+        elif operator == ops()["similarity_divergence_backward"].overload:
+            self.flags.append(args[-4:-2])
+            assert not args[-2]  # the teacher's
         return operator(*args, **(kwargs or {}))
 
 
@@ -158,6 +159,18 @@ def test_the_operators_leave_out_what_is_not_wanted(which, backend):
         expected, found = (each(*args, *flags, backend=backend)[-5:] for flags in ((True, True), which))
         for i, (got, want) in enumerate(zip(found, expected, strict=True)):
             assert torch.equal(got, want if i >= 2 or which[i] else want.new_empty(0))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("which", [(True, False, True), (False, True, False), (False, False, False)])
+def test_the_divergence_leaves_out_what_is_not_wanted(which, backend):
+    torch.manual_seed(0)
+    backward = ops()["similarity_divergence_backward"]
+    *args, _, _, _ = backward.sample()
+    expected, found = (backward(*args, *flags, backend=backend) for flags in ((True, True, True), which))
+    wanted = (*which[:2], True, True, *which[2:] * 4)
+    for got, want, kept in zip(found, expected, wanted, strict=True):
+        assert torch.equal(got, want if kept else want.new_empty(0))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -212,7 +225,7 @@ def test_nan_is_kept_where_it_belongs(backend):
 
 @pytest.mark.skipif("cpu" not in op.LAUNCHERS, reason="no kernels for the CPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "distillation"])
+@pytest.mark.parametrize("name", CALLS)
 def test_results_do_not_depend_on_threads(name, dtype, capability):
     results = []
     for count in (1, 2, 3, 7):
@@ -281,7 +294,7 @@ def test_strips_of_distillation(monkeypatch):
     x, y, teacher_x, teacher_y = tensors((70, 8), (50, 8), (70, 5), (50, 5))
 
     def results():
-        loss = xf.distillation(x, y, 2.0, teacher_x, teacher_y, 3.0)
+        loss = xf.distillation(x, y, 2.0, teacher_x, teacher_y, 3.0, backend="reference")
         return loss, *torch.autograd.grad(loss, (x, y, teacher_x, teacher_y))
 
     whole = results()

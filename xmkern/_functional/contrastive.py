@@ -8,7 +8,6 @@ from torch import Tensor
 
 from xmkern._functional.similarities import (
     Operands,
-    averaged,
     check_ids,
     check_reduction,
     check_symmetric,
@@ -16,8 +15,10 @@ from xmkern._functional.similarities import (
     inverse_norms,
     label_ids,
     number,
+    ones,
     operands,
     reduced,
+    weight_of,
     without_autocast,
 )
 from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
@@ -119,9 +120,10 @@ def info_nce(
     pairs = Pairs(x_ids, y_ids)
     plain = not (isinstance(labels, Tensor) or negatives is not None or label_smoothing or return_lse)
     if plain and reduction != "none":
-        total = loss_of_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
-        if total is not None:
-            return averaged(total, reduction, x.shape[0], symmetric)
+        weight = weight_of(reduction, x.shape[0], symmetric)
+        loss = loss_of_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, weight=weight, backend=backend)
+        if loss is not None:
+            return loss
     found = reduce_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
     more = None if row_negatives is None else _beside(matrix, "x", row_negatives, 1.0, normalize)
     lse = _with_negatives(found.value, more, backend)
@@ -146,7 +148,7 @@ def info_nce(
 def _beside(matrix: Operands, name: str, negatives: Any, scale: float | Tensor, normalize: bool) -> Operands:
     """The same rows, of this name, against other columns."""
     y = operands(matrix.x, negatives, names=(name, "negatives", "logit_scale")).y
-    return matrix._replace(y=y, y_scale=scale * inverse_norms(y, normalize))
+    return matrix._replace(y=y, y_scale=scale * (inverse_norms(y) if normalize else ones(y)))
 
 
 def _with_negatives(lse: Tensor, more: Operands | None, backend: str) -> Tensor:
@@ -235,8 +237,9 @@ def sigmoid_contrastive(
     else:
         pairs = Pairs(check_ids("x_ids", x_ids, x.shape[0], x), check_ids("y_ids", y_ids, y.shape[0], x))
     if reduction != "none":
-        total = loss_of_similarities(*matrix, pairs, kind="softplus", columns=False, backend=backend)
-        if total is not None:
-            return averaged(total, reduction, x.shape[0])
+        weight = weight_of(reduction, x.shape[0])
+        loss = loss_of_similarities(*matrix, pairs, kind="softplus", columns=False, weight=weight, backend=backend)
+        if loss is not None:
+            return loss
     found = reduce_similarities(*matrix, pairs, kind="softplus", columns=False, backend=backend)
     return reduced(found.value, reduction)

@@ -183,7 +183,7 @@ def _operands(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _unit_tokens(x: Tensor, mask: Tensor | None) -> Tensor:
     # What lies in the padding may be NaN, and the gradient of its norm with it.
     x = x if mask is None else x.masked_fill(~mask[..., None], 0)
-    return (x * inverse_norms(x.flatten(0, 1), True).view(*x.shape[:2], 1)).to(x.dtype)
+    return (x * inverse_norms(x.flatten(0, 1)).view(*x.shape[:2], 1)).to(x.dtype)
 
 
 def _check_tokens(x: Any, y: Any, x_mask: Any, y_mask: Any) -> None:

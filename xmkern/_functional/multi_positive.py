@@ -7,7 +7,6 @@ from torch import Tensor
 
 from xmkern._functional.similarities import (
     Operands,
-    averaged,
     check_choice,
     check_ids,
     check_reduction,
@@ -16,6 +15,7 @@ from xmkern._functional.similarities import (
     label_ids,
     operands,
     reduced,
+    weight_of,
 )
 from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
 
@@ -105,9 +105,10 @@ def multi_positive_info_nce(
     # Then every row and column has a positive, and there are as many of both.
     plain = y.shape[0] == x.shape[0] and (y_ids is x_ids or same_class == "hidden") and not return_lse
     if plain and reduction != "none":
-        total = loss_of_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
-        if total is not None:
-            return averaged(total, reduction, x.shape[0], symmetric)
+        weight = weight_of(reduction, x.shape[0], symmetric)
+        loss = loss_of_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, weight=weight, backend=backend)
+        if loss is not None:
+            return loss
     found = reduce_similarities(*matrix, pairs, kind="logsumexp", columns=symmetric, backend=backend)
     loss = reduced(cross_entropy(*found[:3]), reduction, found.count > 0)
     lses: tuple[Tensor, ...] = (found.value,)

@@ -46,7 +46,9 @@ def operands(
         )
     scale = number(names[2], logit_scale, x)
     bias = number("logit_bias", 0.0 if logit_bias is None else logit_bias, x)
-    return Operands(x, y, scale * inverse_norms(x, normalize), inverse_norms(y, normalize), bias)
+    if normalize:
+        return Operands(x, y, scale * inverse_norms(x), inverse_norms(y), bias)
+    return Operands(x, y, scale.expand(x.shape[0]), ones(y), bias)
 
 
 def check_matrix(name: str, x: Any) -> None:
@@ -84,13 +86,16 @@ def number(name: str, value: Any, x: Tensor) -> Tensor:
         raise ValueError(f"{name} must be of one element, not of shape {list(value.shape)}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on {x.device}, not on {value.device}")
-    return value.reshape(()).to(wide_dtype(x))
+    dtype = wide_dtype(x)
+    return value if value.dtype == dtype and not value.shape else value.reshape(()).to(dtype)
 
 
-def inverse_norms(x: Tensor, normalize: bool) -> Tensor:
-    """What the rows of x are multiplied with: [B], ones unless ``normalize``"""
-    if not normalize:
-        return x.new_ones(x.shape[0], dtype=wide_dtype(x))
+def ones(x: Tensor) -> Tensor:
+    return x.new_ones(x.shape[0], dtype=wide_dtype(x))
+
+
+def inverse_norms(x: Tensor) -> Tensor:
+    """[B]: what the rows of x are multiplied with to have a norm of 1"""
     call: Callable[..., Tensor] = _InverseNorms.apply if graded(x) else _inverse_norms
     return call(x)
 
@@ -137,12 +142,14 @@ def label_ids(labels: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     columns = torch.arange(N, device=x.device)
     if isinstance(labels, Tensor):
         return check_ids("labels", labels, B, x), columns
+    if labels is None and B == N:
+        return columns, columns
     offset = 0 if labels is None else labels
     if not isinstance(offset, int):
         raise TypeError(f"labels must be None, an int or an int64 tensor, not {type(labels).__name__}")
     if offset < 0 or offset + B > N:
         raise ValueError(f"labels: rows {offset} to {offset + B - 1} of y must exist, and it has {N}")
-    return torch.arange(B, device=x.device) + offset, columns
+    return columns[offset : offset + B], columns
 
 
 def check_symmetric(symmetric: bool, x: Tensor, y: Tensor) -> None:
@@ -172,9 +179,9 @@ def reduced(losses: Tensor, reduction: str, counts: Tensor | None = None) -> Ten
     return losses.sum() / counts.sum().clamp(min=1)
 
 
-def averaged(total: Tensor, reduction: str, rows: int, symmetric: bool = False) -> Tensor:
-    """The sum of the losses of rows, and of as many columns if ``symmetric``, reduced by "mean" or "sum"."""
-    return total / ((max(rows, 1) if reduction == "mean" else 1) * (2 if symmetric else 1))
+def weight_of(reduction: str, rows: int, symmetric: bool = False) -> float:
+    """Of each loss, of rows and of as many columns if ``symmetric``, in their "mean" or "sum"."""
+    return 1 / ((max(rows, 1) if reduction == "mean" else 1) * (2 if symmetric else 1))
 
 
 def cross_entropy(

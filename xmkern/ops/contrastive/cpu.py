@@ -36,13 +36,13 @@ def similarity_reduce(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = _totals(x.shape[0])
     column_totals = _totals(y.shape[0] if columns else 0)
-    x_side = _side(x, x_scale, x_ids, x_groups, x_offset)
-    y_side = _side(y, y_scale, y_ids, y_groups, y_offset)
+    x_side = side(x, x_scale, x_ids, x_groups, x_offset)
+    y_side = side(y, y_scale, y_ids, y_groups, y_offset)
     related = _relevance(relevance)
     native.module().contrastive.forward(
-        _addresses(x, x_side),
-        _addresses(y, y_side),
-        _numbers(x, kind, columns, related),
+        addresses(x, x_side),
+        addresses(y, y_side),
+        numbers(x, kind, columns, related),
         float(bias),
         [total.data_ptr() for total in rows],
         [total.data_ptr() for total in column_totals],
@@ -77,33 +77,34 @@ def similarity_reduce_backward(
     x_grad: bool,
     y_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x_side = _side(x, x_scale, x_ids, x_groups, x_offset)
-    y_side = _side(y, y_scale, y_ids, y_groups, y_offset)
+    x_side = side(x, x_scale, x_ids, x_groups, x_offset)
+    y_side = side(y, y_scale, y_ids, y_groups, y_offset)
     related = _relevance(relevance)
     row_slopes = [t.contiguous() for t in (row_value, row_positive, grad_row_value, grad_row_positive)]
     column_slopes = [t.contiguous() for t in (column_value, column_positive, grad_column_value, grad_column_positive)]
-    sums, grad_scales, grad_bias = _gradients(x, y, x_grad, y_grad)
+    sums, grad_scales, grad_bias = gradients(x, y, x_grad, y_grad)
     native.module().contrastive.backward(
-        _addresses(x, x_side),
-        _addresses(y, y_side),
-        _numbers(x, kind, columns, related),
+        addresses(x, x_side),
+        addresses(y, y_side),
+        numbers(x, kind, columns, related),
         float(bias),
         [t.data_ptr() for t in (*row_slopes, sums[0], grad_scales[0])],  # null where there are no elements
         [t.data_ptr() for t in (*column_slopes, sums[1], grad_scales[1])],
         grad_bias.data_ptr(),
         torch.get_num_threads(),
     )
-    return *_rounded(sums, x, y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
+    return *rounded(sums, x, y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
 
 
 def refuses_loss(x: Tensor, y: Tensor, *args: object) -> str | None:
-    kind = args[8]
+    kind, columns = args[8:10]
     if x.dtype == torch.float16:
         return "the gradients of a sum may exceed the range of float16"
     if kind not in ("softplus", "logsumexp"):
         return f"the kernels have no loss of kind {kind!r}"
     refusal = refuses(x, y, *args)  # type: ignore[arg-type]
-    if refusal is None and kind == "logsumexp" and x.shape[0] * y.shape[0] > native.module().contrastive.most_kept:
+    alone = kind == "softplus" and not columns  # then the slopes need nothing but the logits
+    if refusal is None and not alone and not native.module().contrastive.can_be_kept(x.shape[0], y.shape[0]):
         return f"a matrix of {x.shape[0]} rows and {y.shape[0]} columns is too large to be kept"
     return refusal
 
@@ -121,23 +122,32 @@ def similarity_loss(
     relevance: Tensor | None,
     kind: str,
     columns: bool,
+    weight: float,
     x_grad: bool,
     y_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x_side = _side(x, x_scale, x_ids, x_groups, None)
-    y_side = _side(y, y_scale, y_ids, y_groups, None)
+    x_side = side(x, x_scale, x_ids, x_groups, None)
+    y_side = side(y, y_scale, y_ids, y_groups, None)
     related = _relevance(relevance)
-    sums, grad_scales, grad_bias = _gradients(x, y, x_grad, y_grad)
+    call = (addresses(x, x_side), addresses(y, y_side), numbers(x, kind, columns, related), float(bias), weight)
+    if native.module().contrastive.can_be_kept(x.shape[0], y.shape[0]):
+        wanted = ((x, x_grad), (y, y_grad))
+        grads = [torch.empty(each.shape if want else 0, dtype=x.dtype, device="cpu") for each, want in wanted]
+        grad_scales = [torch.empty_like(x_scale), torch.empty_like(y_scale)]
+        loss, grad_bias = native.module().contrastive.whole_loss(
+            *call,
+            *([each.data_ptr(), scale.data_ptr()] for each, scale in zip(grads, grad_scales, strict=True)),
+            torch.get_num_threads(),
+        )
+        return x_scale.new_tensor(loss), *grads, *grad_scales, x_scale.new_tensor(grad_bias)  # type: ignore[return-value]
+    sums, grad_scales, grad_bias = gradients(x, y, x_grad, y_grad)
     loss = native.module().contrastive.loss(
-        _addresses(x, x_side),
-        _addresses(y, y_side),
-        _numbers(x, kind, columns, related),
-        float(bias),
+        *call,
         *([each.data_ptr(), scale.data_ptr()] for each, scale in zip(sums, grad_scales, strict=True)),
         grad_bias.data_ptr(),
         torch.get_num_threads(),
     )
-    return x_scale.new_tensor(loss), *_rounded(sums, x, y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
+    return x_scale.new_tensor(loss), *rounded(sums, x, y), *grad_scales, grad_bias.sum()  # type: ignore[return-value]
 
 
 def _totals(count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,13 +158,13 @@ def _totals(count: int) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _side(x: Tensor, *vectors: Tensor | None) -> list[Tensor | None]:
+def side(x: Tensor, *vectors: Tensor | None) -> list[Tensor | None]:
     """What the kernels read of a side: rows whose numbers are dense, and vectors."""
     rows = x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
     return [rows, *(None if v is None else v.contiguous() for v in vectors)]
 
 
-def _addresses(x: Tensor, side: list[Tensor | None]) -> list[int]:
+def addresses(x: Tensor, side: list[Tensor | None]) -> list[int]:
     rows, *vectors = side
     assert rows is not None
     return [rows.data_ptr(), x.shape[0], rows.stride(0), *(0 if v is None else v.data_ptr() for v in vectors)]
@@ -166,12 +176,12 @@ def _relevance(relevance: Tensor | None) -> Tensor | None:
     return relevance.contiguous()
 
 
-def _numbers(x: Tensor, kind: str, columns: bool, relevance: Tensor | None) -> list[int]:
+def numbers(x: Tensor, kind: str, columns: bool, relevance: Tensor | None) -> list[int]:
     related = (0, 0) if relevance is None else (relevance.data_ptr(), relevance.stride(0))
     return [x.shape[1], _DTYPES[x.dtype], KINDS.index(kind), int(columns), *related]
 
 
-def _gradients(x: Tensor, y: Tensor, x_grad: bool, y_grad: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def gradients(x: Tensor, y: Tensor, x_grad: bool, y_grad: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Zeros to add to, in float32: of x and y, where wanted, in rows of whole vectors; of their scales; of the bias, a
     share a row."""
     width = -(-x.shape[1] // _LANES) * _LANES
@@ -183,6 +193,6 @@ def _zeros(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
-def _rounded(sums: list[Tensor], *operands: Tensor) -> list[Tensor]:
+def rounded(sums: list[Tensor], *operands: Tensor) -> list[Tensor]:
     """In the dtypes of the operands; each sum makes room for the next."""
     return [sums.pop(0)[..., : x.shape[1]].to(x.dtype).contiguous() for x in operands]

@@ -1,16 +1,17 @@
 """How far the softmax of one matrix of similarities is from that of another: operators, and the gradient.
 
-The reference goes over strips of rows, so that it is the implementation too: no more than a strip of either matrix is
-in memory at once.
+The reference goes over strips of rows, so that it serves large matrices too: no more than a strip of either is in
+memory at once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from xmkern.ops.contrastive.op import distinct, graded, reduce_similarities
+from xmkern.ops.contrastive import cpu_divergence as cpu
+from xmkern.ops.contrastive.op import distinct, graded
 from xmkern.ops.registry import Backend, Op
 
 _STRIP = 2**20  # logits; at least 16 rows
@@ -36,28 +37,53 @@ def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_without_autocast
-def _divergence(*args: Any) -> tuple[Tensor, Tensor]:
-    """-> sum over j of p log(p / q) of the rows [B], and over i of the columns [N] (of no elements unless ``columns``),
-    where q is the student's softmax and p the teacher's."""
-    student, teacher, (row_lse, teacher_row_lse, column_lse, teacher_column_lse), columns = _parts(args)
-    of_rows, of_columns = torch.zeros_like(row_lse), torch.zeros_like(column_lse)
+def _divergence(*args: Any) -> tuple[Tensor, ...]:
+    """-> of the rows [B] sum over j of p log(p / q), where q is the student's softmax and p the teacher's, and the
+    log-sum-exps of both, in two parts [2, B] whose sum they are; and of the columns [N] alike (N = 0 unless
+    ``columns``).
+
+    In two parts, since a logit less the greatest of its row, and then less the rest, may be more exact than a logit
+    less its log-sum-exp. The kernels make use of that.
+    """
+    student, teacher, columns = _parts(args)
+    of_rows, row_lse, teacher_row_lse = (student.x_scale.new_empty(student.x.shape[0]) for _ in range(3))
+    count = student.y.shape[0] if columns else 0
+    of_columns = student.x_scale.new_zeros(count)
+    column_lse, teacher_column_lse = (student.x_scale.new_full((count,), -torch.inf) for _ in range(2))
     for rows in _strips(student):
         z, z_teacher = _logits(student, rows), _logits(teacher, rows)
+        row_lse[rows], teacher_row_lse[rows] = z.logsumexp(1), z_teacher.logsumexp(1)
         _, p, surplus = _compared(z, z_teacher, row_lse[rows, None], teacher_row_lse[rows, None])
         of_rows[rows] = (p * surplus).sum(1)
         if columns:
-            _, p, surplus = _compared(z, z_teacher, column_lse, teacher_column_lse)
-            of_columns += (p * surplus).sum(0)
-    return of_rows, of_columns
+            column_lse = torch.logaddexp(column_lse, z.logsumexp(0))
+            teacher_column_lse = torch.logaddexp(teacher_column_lse, z_teacher.logsumexp(0))
+    for rows in _strips(student) if columns else ():
+        _, p, surplus = _compared(_logits(student, rows), _logits(teacher, rows), column_lse, teacher_column_lse)
+        of_columns += (p * surplus).sum(0)
+    found = row_lse, teacher_row_lse, column_lse, teacher_column_lse
+    lses = [torch.stack((lse, torch.zeros_like(lse))) for lse in found]
+    return of_rows, *lses[:2], of_columns, *lses[2:]
 
 
 @_without_autocast
 def _divergence_backward(
-    grad_rows: Tensor, grad_columns: Tensor, of_rows: Tensor, of_columns: Tensor, *args: Any
+    grad_rows: Tensor,
+    grad_columns: Tensor,
+    of_rows: Tensor,
+    row_lse: Tensor,
+    teacher_row_lse: Tensor,
+    of_columns: Tensor,
+    column_lse: Tensor,
+    teacher_column_lse: Tensor,
+    *args: Any,
 ) -> tuple[Tensor, ...]:
-    """-> gradients of the student's four and of the teacher's (of no elements unless ``teacher_grad``)"""
-    teacher_grad = args[-1]
-    student, teacher, (row_lse, teacher_row_lse, column_lse, teacher_column_lse), columns = _parts(args)
+    """-> gradients of the student's four and of the teacher's; of what is not wanted no elements"""
+    *args, x_grad, y_grad, teacher_grad = args  # type: ignore[assignment]
+    student, teacher, columns = _parts(args)
+    row_lse, teacher_row_lse, column_lse, teacher_column_lse = (
+        lse.sum(0) for lse in (row_lse, teacher_row_lse, column_lse, teacher_column_lse)
+    )
     sides = (student, teacher) if teacher_grad else (student,)
     grads = [Similarities(*map(torch.zeros_like, side)) for side in sides]
     for rows in _strips(student):
@@ -71,17 +97,32 @@ def _divergence_backward(
             slopes = (slopes[0] + more[0], slopes[1] + more[1])
         for side, grad, slope in zip(sides, grads, slopes, strict=False):
             of_products = slope * side.x_scale[rows, None] * side.y_scale
-            grad.x[rows] = of_products @ side.y
-            grad.y.addmm_(of_products.mT, side.x[rows])
+            if x_grad or side is teacher:
+                grad.x[rows] = of_products @ side.y
+            if y_grad or side is teacher:
+                grad.y.addmm_(of_products.mT, side.x[rows])
             products = slope * (side.x[rows] @ side.y.mT)
             grad.x_scale[rows] = products @ side.y_scale
             grad.y_scale.addmv_(products.mT, side.x_scale[rows])
-    found = [part for grad in grads for part in grad]
-    return *found, *(row_lse.new_empty(0) for _ in range(8 - len(found)))
+    found = [
+        part.to(operand.dtype) for part, operand in zip((part for grad in grads for part in grad), args, strict=False)
+    ]
+    return tuple(
+        each if want else each.new_empty(0)
+        for each, want in zip([*found, *found][:8], _wanted(x_grad, y_grad, teacher_grad), strict=True)
+    )
 
 
-def _parts(args: Any) -> tuple[Similarities, Similarities, Any, bool]:
-    return Similarities(*args[:4]), Similarities(*args[4:8]), args[8:12], args[12]
+def _wanted(x_grad: bool, y_grad: bool, teacher_grad: bool) -> tuple[bool, ...]:
+    """Which of the eight gradients."""
+    return x_grad, y_grad, True, True, *(teacher_grad,) * 4
+
+
+def _parts(args: Any) -> tuple[Similarities, Similarities, bool]:
+    """In the dtype of the scales: rounded logits, that do not agree with their log-sum-exps, would be at some distance
+    from themselves."""
+    wide = [tensor.to(args[2].dtype) for tensor in args[:8]]
+    return Similarities(*wide[:4]), Similarities(*wide[4:]), args[8]
 
 
 def _strips(side: Similarities) -> Iterator[slice]:
@@ -106,37 +147,47 @@ def _slopes(q: Tensor, p: Tensor, surplus: Tensor, grad: Tensor, divergence: Ten
 
 def _sample() -> tuple[Any, ...]:
     sides = [Similarities(torch.randn(20, 6), torch.randn(30, 6), torch.rand(20), torch.rand(30)) for _ in range(2)]
-    lses = [(_logits(side, slice(None)).logsumexp(axis)) for axis in (1, 0) for side in sides]
-    return *sides[0], *sides[1], *lses, True
+    return *sides[0], *sides[1], True
 
 
 def _sample_backward() -> tuple[Any, ...]:
     args = _sample()
-    return torch.randn(20), torch.randn(30), *_divergence(*args), *args, True
+    return torch.randn(20), torch.randn(30), *_divergence(*args), *args, True, True, True
+
+
+def _fake(*args: Any) -> tuple[Tensor, ...]:
+    rows, columns = args[0].shape[0], args[1].shape[0] if args[8] else 0
+    return tuple(args[2].new_empty(shape) for size in (rows, columns) for shape in ((size,), (2, size), (2, size)))
 
 
 def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
-    kept = 8 if args[-1] else 4
-    return tuple(operand.new_empty(operand.shape if i < kept else (0,)) for i, operand in enumerate(args[4:12]))
+    wanted = _wanted(*args[-3:])
+    return tuple(each.new_empty(each.shape if want else (0,)) for each, want in zip(args[8:16], wanted, strict=True))
 
 
 _OPERANDS = (
     "Tensor x, Tensor y, Tensor x_scale, Tensor y_scale, Tensor teacher_x, Tensor teacher_y, Tensor teacher_x_scale, "
-    "Tensor teacher_y_scale, Tensor row_lse, Tensor teacher_row_lse, Tensor column_lse, Tensor teacher_column_lse, "
-    "bool columns"
+    "Tensor teacher_y_scale, bool columns"
 )
 
 similarity_divergence = Op(
-    f"similarity_divergence({_OPERANDS}) -> (Tensor, Tensor)",
-    backends=[Backend("reference", _divergence)],
-    fake=lambda *args: (args[8].new_empty(args[8].shape), args[10].new_empty(args[10].shape)),
+    f"similarity_divergence({_OPERANDS}) -> ({', '.join(['Tensor'] * 6)})",
+    backends=[
+        Backend("cpu", cpu.similarity_divergence, lambda *args: cpu.refuses(*args)),
+        Backend("reference", _divergence),
+    ],
+    fake=_fake,
     sample=_sample,
 )
 
 similarity_divergence_backward = Op(
-    "similarity_divergence_backward(Tensor grad_rows, Tensor grad_columns, Tensor of_rows, Tensor of_columns, "
-    f"{_OPERANDS}, bool teacher_grad) -> ({', '.join(['Tensor'] * 8)})",
-    backends=[Backend("reference", _divergence_backward)],
+    "similarity_divergence_backward(Tensor grad_rows, Tensor grad_columns, Tensor of_rows, Tensor row_lse, "
+    "Tensor teacher_row_lse, Tensor of_columns, Tensor column_lse, Tensor teacher_column_lse, "
+    f"{_OPERANDS}, bool x_grad, bool y_grad, bool teacher_grad) -> ({', '.join(['Tensor'] * 8)})",
+    backends=[
+        Backend("cpu", cpu.similarity_divergence_backward, lambda *args: cpu.refuses(*args[8:])),
+        Backend("reference", _divergence_backward),
+    ],
     fake=_fake_backward,
     sample=_sample_backward,
 )
@@ -165,29 +216,23 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        return _forward(*args)
+        return similarity_divergence.overload(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, ctx.columns, ctx.backend = inputs
+        ctx.mark_non_differentiable(*output[1:3], *output[4:])
         ctx.save_for_backward(*output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
+        x_grad, y_grad, *_ = ctx.needs_input_grad
         teacher_grad = any(ctx.needs_input_grad[4:8])
-        args = (*grads, *saved[:2], *_widened(saved[2:]), ctx.columns, teacher_grad, ctx.backend)
+        args = (grads[0], grads[3], *ctx.saved_tensors, ctx.columns, x_grad, y_grad, teacher_grad, ctx.backend)
         twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         found = _Gradient.apply(*args) if twice else similarity_divergence_backward.overload(*args)
-        kept = 8 if teacher_grad else 4
-        rounded = [grad.to(operand.dtype) for grad, operand in zip(found[:kept], saved[2:], strict=False)]
-        return *rounded, *(None,) * (14 - kept)
-
-
-def _widened(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """In the dtype of the student's scales: rounded logits, that do not agree with their log-sum-exps, would be at some
-    distance from themselves."""
-    return [tensor.to(tensors[2].dtype) for tensor in tensors]
+        wanted = _wanted(x_grad, y_grad, teacher_grad)
+        return *(each if want else None for each, want in zip(found, wanted, strict=True)), None, None
 
 
 def compare_similarities(
@@ -195,19 +240,8 @@ def compare_similarities(
 ) -> tuple[Tensor, Tensor]:
     """KL(softmax of the teacher's logits || of the student's) of the rows [B], and of the columns [N] where asked for,
     with gradients for both sides. Kept for the backward: the arguments, and six numbers of a row and column."""
-    parts = _widened([part.detach() for part in (*student, *teacher)])
-    of_student, of_teacher = (
-        reduce_similarities(
-            *Similarities(*side), side[2].new_zeros(()), kind="logsumexp", columns=columns, backend=backend
-        )
-        for side in (parts[:4], parts[4:])
-    )
-    lses = (of_student.value, of_teacher.value, of_student.column_value, of_teacher.column_value)
-    call = _Divergence.apply if graded(*student, *teacher) else _forward
-    of_rows, of_columns = call(*distinct(*student, *teacher, *lses), columns, backend)
+    call: Callable[..., Any] = similarity_divergence.overload
+    if graded(*student, *teacher):
+        call = _Divergence.apply
+    of_rows, _, _, of_columns, _, _ = call(*distinct(*student, *teacher), columns, backend)
     return of_rows, of_columns
-
-
-def _forward(*args: Any) -> tuple[Tensor, Tensor]:
-    *tensors, columns, backend = args
-    return similarity_divergence.overload(*_widened(tensors), columns, backend)

@@ -1,8 +1,8 @@
 """A loss and its gradients in one go: the operator, and how autograd sees it.
 
 Backward, :func:`reduce_similarities` has to compute the logits again, a quarter of all products. Where the slopes of a
-loss need nothing but the logits themselves (softplus), or the matrix is so small that a tile of the kernel holds it, a
-training step does without: the gradients are made in the forward, in the place of the arguments that would be kept.
+loss need nothing but the logits themselves (softplus), or the matrix is so small that it can be kept, a training step
+does without: the gradients are made in the forward.
 """
 
 from typing import Any, NoReturn
@@ -19,21 +19,22 @@ def _reference(*args: Any) -> tuple[Tensor, ...]:
     """-> the loss [], and its gradients with respect to x, y, x_scale, y_scale and bias; of x and y no elements where
     they are not wanted.
 
-    With ``"softplus"`` the loss is the sum of the rows' values; with ``"logsumexp"`` the sum, over the rows that have
-    positives, and the columns if there are any, of log-sum-exp less the mean of the positives.
+    The loss is ``weight`` times the sum over the rows, and the columns if there are any: with ``"softplus"`` of their
+    values, with ``"logsumexp"`` of log-sum-exp less the mean of the positives, of those that have some.
     """
-    *tensors, kind, columns, x_grad, y_grad = args
+    *tensors, kind, columns, weight, x_grad, y_grad = args
     operands: Any = [*tensors, None, None]  # no offsets
     forward: Any = reference.similarity_reduce
     results = forward(*operands, kind, columns)
     loss, grads = results[0].new_zeros(()), []
     for value, positive, count in (results[:3], results[3:]):
         if kind == "softplus":
-            push, pull = torch.ones_like(value), torch.zeros_like(value)
-            loss = loss + value.sum()
+            push, pull = torch.full_like(value, weight), torch.zeros_like(value)
+            loss = loss + weight * value.sum()
         else:
-            push, pull = (count > 0).to(value), -(count > 0).to(value) / count.clamp(min=1)
-            loss = loss + torch.where(count > 0, value + pull * positive, 0).sum()
+            push = weight * (count > 0).to(value)
+            pull = -push / count.clamp(min=1)
+            loss = loss + torch.where(count > 0, push * value + pull * positive, 0).sum()
         grads += [push, pull]
     statistics = (results[0], results[1], results[3], results[4])
     backward: Any = reference.similarity_reduce_backward
@@ -47,28 +48,14 @@ def _fake(*args: Any) -> tuple[Tensor, ...]:
 def _sample() -> tuple[Any, ...]:
     x, y, scales = torch.randn(20, 24), torch.randn(30, 24), torch.rand(50)
     ids = torch.arange(50) % 20
-    return (
-        x,
-        y,
-        scales[:20],
-        scales[20:],
-        torch.tensor(-0.5),
-        ids[:20],
-        ids[20:],
-        None,
-        None,
-        None,
-        "softplus",
-        False,
-        True,
-        True,
-    )
+    pairs = (ids[:20], ids[20:], None, None, None)
+    return x, y, scales[:20], scales[20:], torch.tensor(-0.5), *pairs, "softplus", False, 0.1, True, True
 
 
 similarity_loss = Op(
     "similarity_loss(Tensor x, Tensor y, Tensor x_scale, Tensor y_scale, Tensor bias, Tensor? x_ids, Tensor? y_ids, "
-    "Tensor? x_groups, Tensor? y_groups, Tensor? relevance, str kind, bool columns, bool x_grad, "
-    "bool y_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? x_groups, Tensor? y_groups, Tensor? relevance, str kind, bool columns, float weight, "
+    "bool x_grad, bool y_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     backends=[Backend("cpu", cpu.similarity_loss, cpu.refuses_loss), Backend("reference", _reference)],
     fake=_fake,
     sample=_sample,
@@ -100,9 +87,21 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        grads = _Gradient.apply(*saved) if torch.is_grad_enabled() else saved[5:]
-        wanted = ctx.needs_input_grad[:5]
-        return *(each * grad if want else None for each, want in zip(grads, wanted, strict=True)), *(None,) * 8
+        grads = list(saved[5:])
+        if torch.is_grad_enabled():
+            grads = [each * grad for each in _Gradient.apply(*saved)]
+        elif _graph_is_kept() or torch._C._are_functorch_transforms_active():
+            grads = [each * grad for each in grads]
+        elif float(grad) != 1:
+            grads = [each.mul_(grad) for each in grads]  # nobody will see them again
+        wanted = ctx.needs_input_grad
+        return *[each if want else None for each, want in zip(grads, wanted, strict=False)], *(None,) * 9
+
+
+_graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
+
+# What _Loss.apply comes to when it has looked for transforms: see attention's.
+_apply = super(torch.autograd.Function, _Loss).apply
 
 
 def loss_of_similarities(
@@ -115,9 +114,10 @@ def loss_of_similarities(
     *,
     kind: str,
     columns: bool,
+    weight: float,
     backend: str,
 ) -> Tensor | None:
-    """The sum of the losses of rows, and columns, with gradients for x, y, the scales and bias.
+    """``weight`` times the sum of the losses of rows, and columns, with gradients for x, y, the scales and bias.
 
     None where another way is as good: a gradient isn't wanted, or a transform, a compiler or another backend has to see
     the parts.
@@ -127,7 +127,7 @@ def loss_of_similarities(
         return None
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or backend not in ("auto", "cpu"):
         return None
-    args = (*operands, *pairs[:5], kind, columns)
+    args = (*operands, *pairs[:5], kind, columns, weight)
     if cpu.refuses_loss(*args) is not None:
         return None
-    return _Loss.apply(*args, "cpu")
+    return _apply(*args, "cpu")
