@@ -39,28 +39,35 @@ void bind_bi_attention(py::module_& module) {
 
   const auto problem = [](const Shape& shape, int dtype, float scale, bool tanh, bool softmax, const SideNumbers& rows,
                           const Numbers& of_rows, const SideNumbers& columns, const Numbers& of_columns) {
-    return Problem{shape[0], shape[1], shape[2], static_cast<xmkern::Dtype>(dtype), scale, tanh, softmax,
-                   side(rows, of_rows), side(columns, of_columns)};
+    return Problem{shape[0],
+                   shape[1],
+                   shape[2],
+                   static_cast<xmkern::Dtype>(dtype),
+                   scale,
+                   tanh,
+                   softmax,
+                   side(rows, of_rows),
+                   side(columns, of_columns)};
   };
 
-  bi.def("forward", [problem](const Shape& shape, int dtype, float scale, bool tanh, bool softmax,
-                              const SideNumbers& rows, const Numbers& of_rows, const SideNumbers& columns,
-                              const Numbers& of_columns, int threads) {
-    const Problem call = problem(shape, dtype, scale, tanh, softmax, rows, of_rows, columns, of_columns);
-    py::gil_scoped_release release;
-    forward(call, threads);
-  });
+  bi.def("forward",
+         [problem](const Shape& shape, int dtype, float scale, bool tanh, bool softmax, const SideNumbers& rows,
+                   const Numbers& of_rows, const SideNumbers& columns, const Numbers& of_columns, int threads) {
+           const Problem call = problem(shape, dtype, scale, tanh, softmax, rows, of_rows, columns, of_columns);
+           py::gil_scoped_release release;
+           forward(call, threads);
+         });
 
   // Of each side the gradients of x, value and out.
-  bi.def("backward", [problem](const Shape& shape, int dtype, float scale, bool tanh, bool softmax,
-                               const SideNumbers& rows, const Numbers& of_rows, const SideNumbers& columns,
-                               const Numbers& of_columns, const SideNumbers& row_gradients,
-                               const SideNumbers& column_gradients, int threads) {
-    const Problem call = problem(shape, dtype, scale, tanh, softmax, rows, of_rows, columns, of_columns);
-    const Gradients wanted = {gradients(row_gradients), gradients(column_gradients)};
-    py::gil_scoped_release release;
-    backward(call, wanted, threads);
-  });
+  bi.def("backward",
+         [problem](const Shape& shape, int dtype, float scale, bool tanh, bool softmax, const SideNumbers& rows,
+                   const Numbers& of_rows, const SideNumbers& columns, const Numbers& of_columns,
+                   const SideNumbers& row_gradients, const SideNumbers& column_gradients, int threads) {
+           const Problem call = problem(shape, dtype, scale, tanh, softmax, rows, of_rows, columns, of_columns);
+           const Gradients wanted = {gradients(row_gradients), gradients(column_gradients)};
+           py::gil_scoped_release release;
+           backward(call, wanted, threads);
+         });
 
   // Address, then strides of batch and row.
   using Rows = std::array<int64_t, 3>;
@@ -96,8 +103,8 @@ void bind_bi_attention(py::module_& module) {
                                        int64_t shares, int64_t grad_shares, const Rows& grad_x, const Rows& grad_hidden,
                                        const Rows& grad_guide, int64_t grad_weight, int threads) {
     const auto call = pool(shape, dtype, x, hidden, guide, weight, mask, grad_pooled, shares);
-    const xmkern::pool::Gradients gradients = {call.pooled,      at<float>(grad_shares), rows(grad_x), rows(grad_hidden),
-                                               rows(grad_guide), at<void>(grad_weight)};
+    const xmkern::pool::Gradients gradients = {call.pooled,       at<float>(grad_shares), rows(grad_x),
+                                               rows(grad_hidden), rows(grad_guide),       at<void>(grad_weight)};
     py::gil_scoped_release release;
     xmkern::pool::backward(call, gradients, threads);
   });

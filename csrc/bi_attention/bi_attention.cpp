@@ -9,7 +9,7 @@
 #include "core/parallel.h"
 #include "core/scratch.h"
 
-#define XMKERN_BI_ATTENTION_KERNELS                            \
+#define XMKERN_BI_ATTENTION_KERNELS                              \
   extern const bi_attention::ForwardKernel bi_attention_forward; \
   extern const bi_attention::BackwardKernel bi_attention_backward;
 
@@ -45,7 +45,7 @@ const KernelTable<BackwardKernel> backward_kernels = {{&baseline::bi_attention_b
 #endif
 
 // Enough tasks for many threads; each share of the rows sums up gradients or values of all columns by itself.
-constexpr int64_t enough_tasks = 32;
+constexpr int64_t enough_tasks = 16;
 constexpr int64_t strips_a_share = 2;
 
 // Runs the kernels on shares of the rows of each matrix. How many there are follows from the sizes alone.

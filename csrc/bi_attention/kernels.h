@@ -1,4 +1,5 @@
-// What is compiled once per instruction set: a share of the rows of one matrix of affinities against all of its columns.
+// What is compiled once per instruction set: a share of the rows of one matrix of affinities against all of its
+// columns.
 #pragma once
 
 #include "bi_attention/bi_attention.h"
@@ -13,8 +14,9 @@ struct Share {
   int64_t batch, head, row_begin, row_end;
 };
 
-// What a share of the rows adds to the columns lies in `part`, float32; `finish` sums `count` parts, `part_bytes` apart,
-// and writes what is the columns'. Parts and workspaces lie on a cache line and hold as many bytes as is asked for.
+// What a share of the rows adds to the columns lies in `part`, float32; `finish` sums `count` parts, `part_bytes`
+// apart, and writes what is the columns'. Parts and workspaces lie on a cache line and hold as many bytes as is asked
+// for.
 struct ForwardKernel {
   int64_t (*part_bytes)(const Problem&);
   int64_t (*workspace_bytes)(const Problem&);

@@ -75,7 +75,7 @@ void column_sums(const Problem& p, const Gradients& g, int64_t batch, int64_t he
     if (lse[c] != -infinity) w.lses[c] = lse[c];
     inner_tile<Single, dtype, 1, 1>(row_of(g.columns.out, dtype, batch, head, c), 0,
                                     row_of(p.columns.out, dtype, batch, head, c), 0, p.rows.value_depth, w.deltas + c,
-                                    0);
+                                    0, row_of(g.columns.out, dtype, batch, head, c));
   }
 }
 
@@ -222,9 +222,8 @@ void finish_of(const Problem& p, const Gradients& g, int64_t batch, int64_t head
 }
 
 void finish(const Problem& p, const Gradients& g, int64_t batch, int64_t head, void* parts, int64_t count) {
-  with_dtype(p.dtype, [&](auto type) {
-    finish_of<decltype(type)::value>(p, g, batch, head, static_cast<char*>(parts), count);
-  });
+  with_dtype(p.dtype,
+             [&](auto type) { finish_of<decltype(type)::value>(p, g, batch, head, static_cast<char*>(parts), count); });
 }
 
 }  // namespace

@@ -163,6 +163,7 @@ void forward_of(const Problem& p, const Share& share, void* part_memory, void* m
                                      row_of(columns.x, dtype, batch, head, 0), columns.x.row, p.depth, w.affinities);
     for (int64_t c = 0; c < padded; c += lanes) store(w.scales + c, load(part.most + c));
     for (int64_t r = 0; r < count; ++r) {
+      fetch_row<false>(row_of(rows.value, dtype, batch, head, begin + r), rows.value_depth * size_of(dtype));
       if (mask && !mask[begin + r]) {
         clear_row(w.affinities, r), clear_row(w.weights, r);
         if (softmax) lse[r] = -infinity;

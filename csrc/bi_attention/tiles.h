@@ -62,14 +62,17 @@ struct Right {
     const Cut& cut = steps.cut;
     for (int64_t row = 0; row < rows; row += chunk_rows) {
       const int64_t count = lesser(chunk_rows, rows - row);
-      for (int64_t block = 0; block < cut.blocks; ++block) {
-        const char* at = from + (row * row_stride + cut.begin(block)) * size_of(dtype);
-        Unit* to = Arithmetic::numbers > 1 ? chunk.at(block) : steps.at(block, row);
-        load_block<dtype>(at, row_stride, count, cut.size(block), to);
-        for (int64_t r = 0; mask && r < count; ++r)
-          if (!mask[row + r]) __builtin_memset(to + r * stride, 0, static_cast<std::size_t>(cut.width) * sizeof(Unit));
-        if constexpr (Arithmetic::numbers > 1) pack(to, count, panels(block, 0), row / Arithmetic::numbers);
-      }
+      for (int64_t r = row; r < row + count; ++r)
+        for (int64_t block = 0; block < cut.blocks; ++block) {
+          Unit* to = Arithmetic::numbers > 1 ? chunk.at(block, r - row) : steps.at(block, r);
+          if (mask && !mask[r])
+            __builtin_memset(to, 0, static_cast<std::size_t>(cut.width) * sizeof(Unit));
+          else
+            load_block<dtype>(from + (r * row_stride + cut.begin(block)) * size_of(dtype), 0, 1, cut.size(block), to);
+        }
+      if constexpr (Arithmetic::numbers > 1)
+        for (int64_t block = 0; block < cut.blocks; ++block)
+          pack(chunk.at(block), count, panels(block, 0), row / Arithmetic::numbers);
     }
   }
 
@@ -89,6 +92,12 @@ inline void multiply_rows(const char* x, int64_t x_stride, int64_t rows, const c
                                       cut.size(block), depth, out.at(block), stride);
 }
 
+// What is read or written soon is on its way meanwhile.
+template <bool write>
+inline void fetch_row(const char* row, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, write, 2);
+}
+
 // Rows of weights, one for each column, times what `right` has for each column -> rows of a tensor.
 template <class Arithmetic, Dtype dtype>
 inline void write_products(const Blocks<typename Arithmetic::Unit>& left, int64_t rows, const Right<Arithmetic>& right,
@@ -98,6 +107,8 @@ inline void write_products(const Blocks<typename Arithmetic::Unit>& left, int64_
     const auto panels = right.panels(block, from.columns);
     char* at = out + to.begin(block) * size_of(dtype);
     const bool in_place = dtype == Dtype::float32 && to.size(block) % lanes == 0;
+    for (int64_t r = 0; !in_place && r < rows; ++r)
+      fetch_row<true>(at + r * out_stride * size_of(dtype), to.size(block) * size_of(dtype));
     float* sums = in_place ? reinterpret_cast<float*>(at) : scratch;
     const int64_t sums_stride = in_place ? out_stride : stride;
     for (int64_t i = 0; i < from.blocks; ++i)

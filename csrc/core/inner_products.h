@@ -1,9 +1,9 @@
-// Inner products of rows with rows, out[i][j] = <x_i, y_j>, for kernel sources (see core/capability.h). Vectors run along
-// the rows, which are read where they lie: unlike in core/product.h nothing is packed, and no side is padded to whole
-// panels, but each sum has its lanes to add at the end. Good for rows of a few hundred numbers.
+// Inner products of rows with rows, out[i][j] = <x_i, y_j>, for kernel sources (see core/capability.h). Vectors run
+// along the rows, which are read where they lie: unlike in core/product.h nothing is packed, and no side is padded to
+// whole panels, but each sum has its lanes to add at the end. Good for rows of a few hundred numbers.
 #pragma once
 
-#include "core/product.h"
+#include "core/blocks.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
 
@@ -31,16 +31,15 @@ struct Stretch<Pair, dtype> {
     return load(reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(row) + i));
   }
   static Words some(const void* row, int64_t i, int64_t count) {
-    return reinterpret_cast<Words>(
-        _mm512_maskz_loadu_epi16((1u << count) - 1, static_cast<const uint16_t*>(row) + i));
+    return reinterpret_cast<Words>(_mm512_maskz_loadu_epi16((1u << count) - 1, static_cast<const uint16_t*>(row) + i));
   }
 };
 #endif
 
-// The strides of x and y are in bytes.
+// The strides of x and y are in bytes. The row `next` is fetched meanwhile.
 template <class Arithmetic, Dtype dtype, int Rows, int Columns>
 [[gnu::noinline]] void inner_tile(const char* x, int64_t x_stride, const char* y, int64_t y_stride, int64_t depth,
-                                  float* out, int64_t out_stride) {
+                                  float* out, int64_t out_stride, const char* next) {
   using Part = Stretch<Arithmetic, dtype>;
   Floats sums[Rows][4] = {};
   const auto add = [&](auto&& part) {
@@ -55,7 +54,10 @@ template <class Arithmetic, Dtype dtype, int Rows, int Columns>
     }
   };
   int64_t k = 0;
-  for (; k + Part::size <= depth; k += Part::size) add([&](const char* row) { return Part::all(row, k); });
+  for (; k + Part::size <= depth; k += Part::size) {
+    __builtin_prefetch(next + k * size_of(dtype), 0, 2);
+    add([&](const char* row) { return Part::all(row, k); });
+  }
   if (k < depth) add([&](const char* row) { return Part::some(row, k, depth - k); });
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
@@ -67,18 +69,18 @@ template <class Arithmetic, Dtype dtype, int Rows, int Columns>
 
 template <class Arithmetic, Dtype dtype, int Rows = inner_rows, int Columns = inner_columns>
 inline void inner_tile_of(int rows, int columns, const char* x, int64_t x_stride, const char* y, int64_t y_stride,
-                          int64_t depth, float* out, int64_t out_stride) {
+                          int64_t depth, float* out, int64_t out_stride, const char* next) {
   if constexpr (Rows > 1) {
     if (rows < Rows)
       return inner_tile_of<Arithmetic, dtype, Rows - 1, Columns>(rows, columns, x, x_stride, y, y_stride, depth, out,
-                                                                 out_stride);
+                                                                 out_stride, next);
   }
   if constexpr (Columns > 1) {
     if (columns < Columns)
       return inner_tile_of<Arithmetic, dtype, Rows, Columns - 1>(rows, columns, x, x_stride, y, y_stride, depth, out,
-                                                                 out_stride);
+                                                                 out_stride, next);
   }
-  inner_tile<Arithmetic, dtype, Rows, Columns>(x, x_stride, y, y_stride, depth, out, out_stride);
+  inner_tile<Arithmetic, dtype, Rows, Columns>(x, x_stride, y, y_stride, depth, out, out_stride, next);
 }
 
 // The strides of x and y are in numbers.
@@ -93,9 +95,11 @@ inline void inner_products(const char* x, int64_t x_stride, int64_t rows, const 
     const int64_t row = i * rows / row_groups, height = (i + 1) * rows / row_groups - row;
     for (int64_t j = 0; j < column_groups; ++j) {
       const int64_t column = j * columns / column_groups, width = (j + 1) * columns / column_groups - column;
+      // Each tile fetches a row of the next group of rows.
+      const int64_t next = lesser(row + height + j % inner_rows, rows - 1);
       inner_tile_of<Arithmetic, dtype>(static_cast<int>(height), static_cast<int>(width), x + row * x_stride, x_stride,
                                        y + column * y_stride, y_stride, depth, out + row * out_stride + column,
-                                       out_stride);
+                                       out_stride, x + next * x_stride);
     }
   }
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xmkern.ops.attention.layout import empty_like_query
-from xmkern.ops.bi_attention import cpu, reference
+from xmkern.ops.bi_attention import cpu, reference, triton
 from xmkern.ops.contrastive.op import distinct, graded
 from xmkern.ops.registry import Backend, Op
 
@@ -36,7 +36,11 @@ def _sample_backward() -> tuple[Any, ...]:
 bi_attention_forward = Op(
     "bi_attention(Tensor a, Tensor b, Tensor v_a, Tensor v_b, Tensor? mask_a, Tensor? mask_b, float scale, bool tanh, "
     "bool softmax) -> (Tensor, Tensor, Tensor, Tensor)",
-    backends=[Backend("cpu", cpu.bi_attention, cpu.refuses), Backend("reference", reference.bi_attention)],
+    backends=[
+        Backend("cpu", cpu.bi_attention, cpu.refuses),
+        Backend("triton", triton.bi_attention, triton.refuses),
+        Backend("reference", reference.bi_attention),
+    ],
     fake=_fake,
     sample=_sample,
 )
@@ -47,6 +51,7 @@ bi_attention_backward = Op(
     "bool softmax) -> (Tensor, Tensor, Tensor, Tensor)",
     backends=[
         Backend("cpu", cpu.bi_attention_backward, lambda *args: cpu.refuses(*args[2:])),
+        Backend("triton", triton.bi_attention_backward, lambda *args: triton.refuses(*args[2:])),
         Backend("reference", reference.bi_attention_backward),
     ],
     fake=_fake_backward,
