@@ -36,6 +36,7 @@ bench: setup
 	$(BIN)/python -m benchmarks attention
 	$(BIN)/python -m benchmarks contrastive
 	$(BIN)/python -m benchmarks damsm
+	$(BIN)/python -m benchmarks diffusion
 	$(BIN)/python -m benchmarks hamming
 	$(BIN)/python -m benchmarks hamming_mih
 	$(BIN)/python -m benchmarks late_interaction
@@ -60,6 +61,7 @@ sanitize: setup
 	build/sanitize/test_attention
 	build/sanitize/test_contrastive
 	build/sanitize/test_damsm
+	build/sanitize/test_diffusion
 	build/sanitize/test_hamming
 	build/sanitize/test_late_interaction
 	build/sanitize/test_transport

@@ -10,6 +10,7 @@ using Address = std::uintptr_t;
 void bind_attention(pybind11::module_& module);
 void bind_contrastive(pybind11::module_& module);
 void bind_damsm(pybind11::module_& module);
+void bind_diffusion(pybind11::module_& module);
 void bind_hamming(pybind11::module_& module);
 void bind_late_interaction(pybind11::module_& module);
 void bind_mih(pybind11::module_& module);

@@ -16,6 +16,7 @@ from xmkern.testing.strategies.contrastive import (
     sigmoid_contrastive,
 )
 from xmkern.testing.strategies.damsm import damsm_scores
+from xmkern.testing.strategies.diffusion import diffusion_step, dynamic_threshold, q_sample
 from xmkern.testing.strategies.hamming import (
     codes,
     hamming_distance,
@@ -32,7 +33,9 @@ __all__ = [
     "codes",
     "cosine_max_margin",
     "damsm_scores",
+    "diffusion_step",
     "distillation",
+    "dynamic_threshold",
     "hamming_distance",
     "hamming_range",
     "hamming_topk",
@@ -45,6 +48,7 @@ __all__ = [
     "multi_positive_info_nce",
     "optimal_transport_alignment",
     "pack_bits",
+    "q_sample",
     "ranking_loss",
     "reduce_similarities",
     "sigmoid_contrastive",
