@@ -38,6 +38,7 @@ bench: setup
 	$(BIN)/python -m benchmarks contrastive
 	$(BIN)/python -m benchmarks damsm
 	$(BIN)/python -m benchmarks epilogue
+	$(BIN)/python -m benchmarks diffusion
 	$(BIN)/python -m benchmarks hamming
 	$(BIN)/python -m benchmarks hamming_mih
 	$(BIN)/python -m benchmarks late_interaction
@@ -64,6 +65,7 @@ sanitize: setup
 	build/sanitize/test_contrastive
 	build/sanitize/test_damsm
 	build/sanitize/test_epilogue
+	build/sanitize/test_diffusion
 	build/sanitize/test_hamming
 	build/sanitize/test_late_interaction
 	build/sanitize/test_transport

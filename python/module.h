@@ -12,6 +12,7 @@ void bind_bi_attention(pybind11::module_& module);
 void bind_contrastive(pybind11::module_& module);
 void bind_damsm(pybind11::module_& module);
 void bind_epilogue(pybind11::module_& module);
+void bind_diffusion(pybind11::module_& module);
 void bind_hamming(pybind11::module_& module);
 void bind_late_interaction(pybind11::module_& module);
 void bind_mih(pybind11::module_& module);

@@ -69,7 +69,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[[int, Ca
         def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Triton's own notices of defaults to come
-                made = kernel.warmup(*args, grid=(programs,), enable_fp_fusion=True, **constants)
+                made = kernel.warmup(*args, grid=(programs,), **{"enable_fp_fusion": True, **constants})
             found.append(Compiled(kernel.__name__, made, folder))
 
         monkeypatch.setattr(gpu, "launch", launch)

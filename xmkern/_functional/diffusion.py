@@ -79,11 +79,8 @@ def diffusion_step(
     """
     B = _check_sample("sample", sample)
     shape = sample.shape
-    dynamic = isinstance(clip, DynamicThreshold)
-    numbers = step_numbers(
-        coefficients, prediction, variance, guidance, guidance_rescale, tuple(clip) if dynamic else clip, len(history)
-    )  # type: ignore[arg-type]
-    expected = shape
+    numbers = step_numbers(coefficients, prediction, variance, guidance, guidance_rescale, clip, len(history))
+    expected: tuple[int, ...] = shape
     if guidance is not None:
         expected = (2 * B, *expected[1:])
     if variance is not None:
@@ -216,9 +213,8 @@ def classifier_guidance(mean: Tensor, variance: Tensor | float, gradient: Tensor
     _check_like("gradient", gradient, mean, mean.shape)
     if not isinstance(variance, Tensor):
         return torch.add(mean, gradient, alpha=number("scale", scale) * number("variance", variance))
-    if torch.broadcast_shapes(variance.shape, mean.shape) != mean.shape:
-        raise ValueError(f"variance must broadcast to {list(mean.shape)} as mean is, not {list(variance.shape)}")
-    return torch.addcmul(mean, variance.to(mean.dtype), gradient, value=number("scale", scale))
+    variance = _broadcast("variance", variance, mean).to(mean.dtype)
+    return torch.addcmul(mean, variance, gradient, value=number("scale", scale))
 
 
 def philox_normal(
@@ -304,17 +300,19 @@ def _check_known(known: Any, mask: Any, sample: Tensor) -> tuple[Tensor, Tensor]
         raise ValueError("known and mask must be given together")
     if isinstance(mask, Tensor) and mask.dtype == torch.bool:
         mask = mask.to(sample.dtype)
-    both = []
-    for name, x in (("known", known), ("mask", mask)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-        try:
-            wide = x.expand(sample.shape)
-        except RuntimeError:
-            raise ValueError(f"{name} must broadcast to {list(sample.shape)}, not {list(x.shape)}") from None
-        _check_like(name, wide, sample, sample.shape)
-        both.append(wide)
-    return both[0], both[1]
+    known, mask = _broadcast("known", known, sample), _broadcast("mask", mask, sample)
+    _check_like("known", known, sample, sample.shape)
+    _check_like("mask", mask, sample, sample.shape)
+    return known, mask
+
+
+def _broadcast(name: str, x: Any, sample: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    try:
+        return x.expand(sample.shape)
+    except RuntimeError:
+        raise ValueError(f"{name} must broadcast to {list(sample.shape)}, not {list(x.shape)}") from None
 
 
 def _check_out(name: str, x: Any, sample: Tensor, *inputs: Tensor | None) -> None:

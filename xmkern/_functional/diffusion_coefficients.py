@@ -95,10 +95,10 @@ def _numbers(
             output = -c.epsilon * c.alpha * from_output / c.sigma
     numbers = Numbers(
         from_sample, from_output, sample, c.original, output, c.noise, c.churn,
-        (*c.history, *(0.0,) * (MAX_HISTORY - histories)), c.known, c.known_noise, c.log_variances,
+        *(*c.history, 0.0, 0.0, 0.0)[:MAX_HISTORY], c.known, c.known_noise, *c.log_variances,
         0.0 if guidance is None else number("guidance", guidance), rescale, most, ratio,
     )  # fmt: skip
-    return tuple(map(float, numbers.flat()))
+    return tuple(map(float, numbers))
 
 
 # A sampler comes by the same numbers for every picture.

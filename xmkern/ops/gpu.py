@@ -67,7 +67,7 @@ def precision(dtype: torch.dtype) -> str:
 
 def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
     # Triton means to stop joining products and sums of its own accord; the kernels are measured with it.
-    kernel[(programs,)](*args, enable_fp_fusion=True, **constants)
+    kernel[(programs,)](*args, **{"enable_fp_fusion": True, **constants})
 
 
 def on(x: Tensor) -> Any:

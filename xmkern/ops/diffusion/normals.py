@@ -38,17 +38,18 @@ def normals(count: int, seed: int, offset: int, device: torch.device | str = "cp
 def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two normal numbers from two 32-bit words: a radius, and a point of the unit circle."""
     # (0, 1] in steps that are finer near 0
-    uniform = (a >> 1).float() * 2.0**-31 + 2.0**-32
+    uniform = (a & 0x7FFFFFFF).float() * 2.0**-31 + 2.0**-32
     bits = uniform.view(torch.int32)
     exponent = (bits - _SQRT_HALF) >> 23
     x = (bits - (exponent << 23)).view(torch.float32) - 1
-    radius = (x * _polynomial(_LOG, x) + exponent.float() * _MINUS_2_LOG_2).sqrt()
-    # The word as a number in [-1, 1] chooses a point of an eighth of the circle to each side of the x axis; its lowest
-    # bits choose to which of the four sides that is turned.
+    radius = x * _polynomial(_LOG, x) + exponent.float() * _MINUS_2_LOG_2
+    radius = radius.double().sqrt().float()  # rounded exactly, as torch's own root in float32 is not
+    # The word as a number in [-1, 1] chooses a point of an eighth of the circle to each side of the x axis; a bit that
+    # is left of each word chooses to which of the four sides that is turned.
     x = _signed(b).float() * 2.0**-31
     square = x * x
     sine, cosine = x * _polynomial(_SIN, square), _polynomial(_COS, square)
-    cosine = torch.where((b & 1) == 1, -cosine, cosine)
+    cosine = torch.where(a >> 31 == 1, -cosine, cosine)
     swap = (b & 2) == 2
     return radius * torch.where(swap, sine, cosine), radius * torch.where(swap, cosine, sine)
 

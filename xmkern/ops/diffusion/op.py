@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern.ops.diffusion import reference
+from xmkern.ops.diffusion import cpu, reference, triton
 from xmkern.ops.diffusion.reference import Numbers
 from xmkern.ops.registry import Backend, Op
 
@@ -21,7 +21,11 @@ _STEP = (
 
 
 def _backends(name: str) -> list[Backend]:
-    return [Backend("reference", getattr(reference, name))]
+    fast = []
+    for kind, own in {"cpu": cpu, "triton": triton}.items():
+        refuses = own.refuses_into if name == "diffusion_step_into" else own.refuses
+        fast.append(Backend(kind, getattr(own, name), refuses))
+    return [*fast, Backend("reference", getattr(reference, name))]
 
 
 def _step_sample() -> tuple[Any, ...]:
@@ -29,11 +33,11 @@ def _step_sample() -> tuple[Any, ...]:
     mask = (torch.rand(2, 1, 5, 4) < 0.5).float().expand(2, 3, 5, 4)
     numbers = Numbers(
         from_sample=1.5, from_output=-1.1, sample=0.3, original=0.6, output=0.1, noise=0.2, churn=0.0,
-        history=(0.4, -0.2, 0.0), known=0.9, known_noise=0.4, log_variances=(-5.0, -4.0), guidance=3.0, rescale=0.7,
-        clip=1.5, ratio=0.9,
+        history1=0.4, history2=-0.2, history3=0.0, known=0.9, known_noise=0.4, log_low=-5.0, log_high=-4.0,
+        guidance=3.0, rescale=0.7, clip=1.5, ratio=0.9,
     )  # fmt: skip
     history = torch.randn_like(sample), torch.randn_like(sample), None
-    return sample, output, None, torch.randn_like(sample), mask, *history, numbers.flat(), 7, 3, "learned_range", True
+    return sample, output, None, torch.randn_like(sample), mask, *history, tuple(numbers), 7, 3, "learned_range", True
 
 
 def _step_fake(sample: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

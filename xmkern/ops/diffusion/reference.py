@@ -26,21 +26,17 @@ class Numbers(NamedTuple):
     output: float
     noise: float
     churn: float
-    history: tuple[float, float, float]
+    history1: float
+    history2: float
+    history3: float
     known: float
     known_noise: float
-    log_variances: tuple[float, float]  # where the model's variance is 0 and 1 in its range
+    log_low: float  # the logarithm of the variance where the model's place in its range is -1, and where it is 1
+    log_high: float
     guidance: float
     rescale: float
     clip: float  # x0 lies in [-clip, clip]; infinity: anywhere
     ratio: float  # the quantile of |x0| by which its range is found, with clip as the most; negative: none
-
-    def flat(self) -> tuple[float, ...]:
-        return (*self[:7], *self.history, *self[8:10], *self.log_variances, *self[11:])
-
-    @classmethod
-    def of(cls, flat: tuple[float, ...] | list[float]) -> "Numbers":
-        return cls(*flat[:7], tuple(flat[7:10]), *flat[10:12], tuple(flat[12:14]), *flat[14:])  # type: ignore[arg-type]
 
 
 def diffusion_step(
@@ -60,36 +56,46 @@ def diffusion_step(
 ) -> tuple[Tensor, Tensor]:
     """sample [B, ...], model_output [B or 2 B, C or 2 C, ...] -> the previous sample, and x0 (of no elements unless
     ``original``)"""
-    n = Numbers.of(numbers)
+    n = Numbers(*numbers)
     x, m = _wide(sample), _wide(model_output)
     learned = m[-len(x) :, sample.shape[1] :] if variance != "fixed" else None
     if variance != "fixed":
         m = m[:, : sample.shape[1]]
     if len(m) != len(x):
-        m = _guided(*m.chunk(2), n.guidance, n.rescale)
+        m = _guided(m[: len(x)], m[len(x) :], n.guidance, n.rescale)
     z: Tensor | float = 0.0
     if noise is not None:
         z = _wide(noise)
     elif seed is not None:
         z = normals(x.numel(), seed, offset, x.device).view(x.shape).to(x.dtype)
 
-    x = x + n.churn * z
-    x0 = n.from_sample * x + n.from_output * m
+    if n.churn:
+        x = x + n.churn * z
+    x0 = _weighted((n.from_sample, x), (n.from_output, m))
     x0 = dynamic_threshold(x0, n.ratio, n.clip) if n.ratio >= 0 else x0.clamp(-n.clip, n.clip)
-    y = n.sample * x + n.original * x0 + n.output * m
-    for weight, h in zip(n.history, (history1, history2, history3), strict=True):
+    y = _weighted((n.sample, x), (n.original, x0), (n.output, m))
+    for weight, h in ((n.history1, history1), (n.history2, history2), (n.history3, history3)):
         if h is not None:
             y = y + weight * _wide(h)
     if n.noise:
-        y = y + n.noise * _deviation(learned, variance, n.log_variances) * z
+        y = y + n.noise * _deviation(learned, variance, n.log_low, n.log_high) * z
     if known is not None and mask is not None:
         mask = _wide(mask)
         y = mask * (n.known * _wide(known) + n.known_noise * z) + (1 - mask) * y
     return y.to(sample.dtype), x0.to(sample.dtype) if original else sample.new_empty(0)
 
 
+def _weighted(*terms: tuple[float, Tensor]) -> Tensor:
+    """The sum; what has no weight is left out, that its infinities have none either."""
+    total = torch.zeros_like(terms[0][1])
+    for weight, x in terms:
+        if weight:
+            total = total + weight * x
+    return total
+
+
 def diffusion_step_into(previous: Tensor, predicted: Tensor | None, *args: Any) -> None:
-    y, x0 = diffusion_step(*args[:-1], predicted is not None)
+    y, x0 = diffusion_step(*args)
     previous.copy_(y)
     if predicted is not None:
         predicted.copy_(x0)
@@ -106,12 +112,11 @@ def _guided(unconditional: Tensor, conditional: Tensor, scale: float, rescale: f
     return guided * (rescale * factor + (1 - rescale))
 
 
-def _deviation(learned: Tensor | None, variance: str, log_variances: tuple[float, float]) -> Tensor | float:
+def _deviation(learned: Tensor | None, variance: str, low: float, high: float) -> Tensor | float:
     if learned is None:
         return 1.0
     if variance == "learned":
         return learned.sqrt()
-    low, high = log_variances
     share = (learned + 1) / 2
     return (0.5 * (share * high + (1 - share) * low)).exp()
 
@@ -139,6 +144,10 @@ def q_sample(
     a seed); of no elements where neither is wanted. A t that is no step gives NaN."""
     kept = alphas_cumprod.double()[t.clamp(0, len(alphas_cumprod) - 1)]
     kept = torch.where((t >= 0) & (t < len(alphas_cumprod)), kept, torch.nan).view(-1, *(1,) * (x0.dim() - 1))
+    if t.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        for b, at in enumerate(t.tolist()):  # on a GPU, to look would be to wait
+            if not 0 <= at < len(alphas_cumprod):
+                raise ValueError(f"t must be 0 to {len(alphas_cumprod) - 1}, not {at} as t[{b}] is")
     x = _wide(x0)
     alpha, sigma = kept.sqrt().to(x.dtype), (1 - kept).sqrt().to(x.dtype)
     z = normals(x.numel(), seed, offset, x.device).view(x.shape) if noise is None else noise  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from xmkern.testing.strategies.contrastive import (
 )
 from xmkern.testing.strategies.cross_attention import co_attention, cross_attention
 from xmkern.testing.strategies.damsm import damsm_scores
+from xmkern.testing.strategies.diffusion import diffusion_step, dynamic_threshold, q_sample
 from xmkern.testing.strategies.epilogue import (
     add_layer_norm,
     add_rms_norm,
@@ -51,7 +52,9 @@ __all__ = [
     "cosine_max_margin",
     "cross_attention",
     "damsm_scores",
+    "diffusion_step",
     "distillation",
+    "dynamic_threshold",
     "gated_activation",
     "gated_residual",
     "hamming_distance",
@@ -67,6 +70,7 @@ __all__ = [
     "optimal_transport_alignment",
     "pack_bits",
     "parallel_co_attention",
+    "q_sample",
     "ranking_loss",
     "reduce_similarities",
     "sandwich_layer_norm",

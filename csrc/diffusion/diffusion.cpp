@@ -1,0 +1,82 @@
+#include "diffusion/diffusion.h"
+
+#include "core/capability.h"
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "diffusion/kernels.h"
+
+#define XMKERN_DIFFUSION_KERNELS                     \
+  extern const diffusion::Kernels diffusion_kernels; \
+  extern const diffusion::StatisticsKernel diffusion_statistics;
+
+namespace xmkern {
+namespace baseline {
+XMKERN_DIFFUSION_KERNELS
+}
+#if XMKERN_X86
+namespace avx2 {
+XMKERN_DIFFUSION_KERNELS
+}
+namespace avx512 {
+XMKERN_DIFFUSION_KERNELS
+}
+namespace avx512_bf16 {
+XMKERN_DIFFUSION_KERNELS
+}
+#endif
+
+namespace diffusion {
+namespace {
+
+#if XMKERN_X86
+const KernelTable<Kernels> kernels = {{&baseline::diffusion_kernels, &avx2::diffusion_kernels,
+                                       &avx512::diffusion_kernels, nullptr, &avx512_bf16::diffusion_kernels}};
+const KernelTable<StatisticsKernel> statistics = {{&baseline::diffusion_statistics, &avx2::diffusion_statistics,
+                                                   &avx512::diffusion_statistics, nullptr,
+                                                   &avx512_bf16::diffusion_statistics}};
+#else
+const KernelTable<Kernels> kernels = {{&baseline::diffusion_kernels}};
+const KernelTable<StatisticsKernel> statistics = {{&baseline::diffusion_statistics}};
+#endif
+
+// Elements of a task: fewer take less time than it takes to wake a thread.
+constexpr int64_t piece = 16384;
+
+template <class Body>
+void each_piece(int64_t elements, int threads, Body&& body) {
+  parallel_for((elements + piece - 1) / piece, threads, [&](int64_t task) {
+    const int64_t begin = task * piece, end = begin + piece;
+    body(begin, end < elements ? end : elements);
+  });
+}
+
+}  // namespace
+
+void step(const Step& s, int threads) {
+  if (s.samples * s.elements == 0) return;
+  Statistics* of_samples = nullptr;
+  if (s.rescale != 0 || s.ratio >= 0) {
+    const auto count = static_cast<size_t>(s.samples);
+    of_samples = static_cast<Statistics*>(Scratch::get<Scratch::of_call>(count * sizeof(Statistics)));
+    const size_t keys = s.ratio >= 0 ? static_cast<size_t>(s.elements) * sizeof(uint32_t) : 0;
+    const StatisticsKernel& kernel = statistics.pick();
+    parallel_for(s.samples, threads,
+                 [&](int64_t b) { of_samples[b] = kernel.run(s, b, static_cast<uint32_t*>(Scratch::get(keys))); });
+  }
+  const Kernels& kernel = kernels.pick();
+  each_piece(s.samples * s.elements, threads,
+             [&](int64_t begin, int64_t end) { kernel.step(s, of_samples, begin, end); });
+}
+
+void q_sample(const Noising& q, int threads) {
+  const Kernels& kernel = kernels.pick();
+  each_piece(q.samples * q.elements, threads, [&](int64_t begin, int64_t end) { kernel.q_sample(q, begin, end); });
+}
+
+void normals(void* out, Dtype dtype, int64_t count, uint64_t seed, uint64_t offset, int threads) {
+  const Kernels& kernel = kernels.pick();
+  each_piece(count, threads, [&](int64_t begin, int64_t end) { kernel.normals(out, dtype, seed, offset, begin, end); });
+}
+
+}  // namespace diffusion
+}  // namespace xmkern

@@ -1,0 +1,91 @@
+// What the kernels of a step share: loads and stores of a vector or what is left of one, the noise of a stretch of
+// elements, and x, m and x0 of one vector.
+#pragma once
+
+#include "core/halves.h"
+#include "diffusion/kernels.h"
+#include "diffusion/normals.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+
+using diffusion::Noise;
+using diffusion::Operand;
+using diffusion::Statistics;
+using diffusion::Step;
+using diffusion::Variance;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// `count` elements, the other lanes zero.
+template <Dtype dtype>
+inline Floats load_some(const void* data, int64_t i, int64_t count) {
+  if (count == lanes) return load_floats<dtype>(data, i);
+  Floats x{};
+  for (int64_t lane = 0; lane < least(count, lanes); ++lane) x[lane] = load_float<dtype>(data, i + lane);
+  return x;
+}
+
+template <Dtype dtype>
+inline void store_some(void* data, int64_t i, Floats x, int64_t count) {
+  if (count == lanes) return store_floats<dtype>(data, i, x);
+  for (int64_t lane = 0; lane < count; ++lane) store_float<dtype>(data, i + lane, x[lane]);
+}
+
+// Calls body(i, count) for each vector of `count` elements: with a constant but for the last.
+template <class Body>
+[[gnu::always_inline]] inline void each_vector(int64_t size, Body&& body) {
+  int64_t i = 0;
+  for (; i + lanes <= size; i += lanes) body(i, int64_t{lanes});
+  if (i < size) body(i, size - i);
+}
+
+// A stretch of elements is so long that what is drawn for it stays in the nearest cache, and ends with a tile of
+// numbers.
+inline constexpr int64_t stretch = 512;
+
+inline int64_t stretch_from(const Noise& noise, int64_t element) {
+  return stretch - static_cast<int64_t>((noise.offset + static_cast<uint64_t>(element)) % normal_tile);
+}
+
+// The noise of elements `begin` on of sample `b`, as float32.
+struct Drawn {
+  alignas(64) float numbers[stretch + normal_tile];
+
+  template <Dtype dtype>
+  const float* get(const Noise& noise, int64_t elements, int64_t b, int64_t begin, int64_t count) {
+    if (noise.drawn) {
+      const uint64_t from = noise.offset + static_cast<uint64_t>(b * elements + begin);
+      const uint64_t to = from + static_cast<uint64_t>(count);
+      draw_tiles(noise.seed, from / normal_tile, (to + normal_tile - 1) / normal_tile, numbers);
+      return numbers + from % normal_tile;
+    }
+    const int64_t at = b * noise.given.stride + begin;
+    if (noise.dtype == Dtype::float32) return static_cast<const float*>(noise.given.data) + at;
+    each_vector(count, [&](int64_t i, int64_t n) {
+      store(numbers + i, load_some<dtype>(noise.given.data, at + i, n));  // there is room for a whole vector
+    });
+    return numbers;
+  }
+};
+
+inline bool noisy(const Noise& noise) { return noise.drawn || noise.given.data != nullptr; }
+
+// The prediction of elements i on of sample b.
+template <Dtype dtype>
+[[gnu::always_inline]] inline Floats predicted(const Step& s, float guided, int64_t b, int64_t i, int64_t count) {
+  if (s.output.data == nullptr) return Floats{};
+  const Floats m = load_some<dtype>(s.output.data, b * s.output.stride + i, count);
+  if (s.conditional.data == nullptr) return m;
+  const Floats c = load_some<dtype>(s.conditional.data, b * s.conditional.stride + i, count);
+  return (m + s.guidance * (c - m)) * guided;
+}
+
+// x0 before it is clipped; what has no weight is left out, that its infinities have none either.
+[[gnu::always_inline]] inline Floats original_of(const Step& s, Floats x, Floats m) {
+  Floats x0{};
+  if (s.from_sample != 0) x0 = s.from_sample * x;
+  if (s.from_output != 0) x0 = x0 + s.from_output * m;
+  return x0;
+}
+
+}  // namespace xmkern::XMKERN_CAPABILITY

@@ -1,0 +1,161 @@
+"""Launches the C++ kernels: makes the memory, passes addresses and strides."""
+
+import torch
+from torch import Tensor
+
+from xmkern import native
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_VARIANCES = {"fixed": 0, "learned": 1, "learned_range": 2}
+_NOTHING = (0, 0)
+_LEAST_ROW = 256  # elements; a mask of shorter rows is written out
+
+
+def refuses(x: Tensor, *args: object) -> str | None:
+    if not x.is_cpu:
+        return f"the tensors are on {x.device}"
+    if x.dtype not in _DTYPES:
+        return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
+    return native.why_missing()
+
+
+def refuses_into(previous: Tensor, predicted: Tensor | None, sample: Tensor, *args: object) -> str | None:
+    return refuses(sample)
+
+
+def diffusion_step(sample: Tensor, *args: object) -> tuple[Tensor, Tensor]:
+    previous = torch.empty(sample.shape, dtype=sample.dtype, device="cpu")
+    if not args[-1]:
+        diffusion_step_into(previous, None, sample, *args)  # type: ignore[arg-type]
+        return previous, sample.new_empty(0)
+    original = torch.empty_like(previous)
+    diffusion_step_into(previous, original, sample, *args)  # type: ignore[arg-type]
+    return previous, original
+
+
+def diffusion_step_into(
+    previous: Tensor,
+    predicted: Tensor | None,
+    sample: Tensor,
+    model_output: Tensor,
+    noise: Tensor | None,
+    known: Tensor | None,
+    mask: Tensor | None,
+    history1: Tensor | None,
+    history2: Tensor | None,
+    history3: Tensor | None,
+    numbers: tuple[float, ...],
+    seed: int | None,
+    offset: int,
+    variance: str,
+    original: bool,
+) -> None:
+    shape = sample.shape
+    B = shape[0]
+    elements = row = sample.numel() // max(B, 1)
+    kept: list[Tensor] = []  # copies live until the kernel has run
+
+    def operand(x: Tensor | None) -> tuple[int, int]:
+        if x is None:
+            return _NOTHING
+        if x.is_contiguous():
+            return x.data_ptr(), x.numel() // len(x) if len(x) else 0
+        if not x[0].is_contiguous():
+            x = x.contiguous()
+            kept.append(x)
+        return x.data_ptr(), x.stride(0)
+
+    output = operand(model_output)
+    conditional = learned = _NOTHING
+    if len(model_output) != B:
+        conditional = (output[0] + B * output[1] * sample.element_size(), output[1])
+    if variance != "fixed":
+        at, stride = conditional if conditional[0] else output
+        learned = (at + elements * sample.element_size(), stride)
+    masks = _NOTHING
+    if mask is not None:
+        of_channel = elements // shape[1] if mask.dim() > 1 and shape[1] else 0
+        if of_channel >= _LEAST_ROW and mask.stride(1) == 0 and mask[0, 0].is_contiguous():
+            row, masks = of_channel, (mask.data_ptr(), mask.stride(0))
+        else:
+            masks = operand(mask)
+    native.module().diffusion.step(
+        _DTYPES[sample.dtype],
+        (B, elements, row),
+        (
+            operand(sample), output, conditional, learned, operand(known), masks, operand(history1), operand(history2),
+            operand(history3), operand(noise),
+        ),
+        numbers,
+        0 if noise is None else _DTYPES[noise.dtype],
+        seed is not None,
+        seed or 0,
+        offset,
+        _VARIANCES[variance],
+        previous.data_ptr(),
+        0 if predicted is None else predicted.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+_IDENTITY = (1.0, *(0.0,) * 15)
+
+
+def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
+    """A step that keeps the original alone."""
+    out = torch.empty(x0.shape, dtype=x0.dtype, device="cpu")
+    if out.numel() == 0:
+        return out
+    x0 = x0.contiguous()
+    elements = x0.numel() // len(x0)
+    native.module().diffusion.step(
+        _DTYPES[x0.dtype],
+        (len(x0), elements, elements),
+        ((x0.data_ptr(), elements), *(_NOTHING,) * 9),
+        (*_IDENTITY, max_value, ratio),
+        *(0, False, 0, 0, 0, 0),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def q_sample(
+    x0: Tensor, t: Tensor, alphas_cumprod: Tensor, noise: Tensor | None, seed: int | None, offset: int, target: str
+) -> tuple[Tensor, Tensor]:
+    noisy = torch.empty(x0.shape, dtype=x0.dtype, device="cpu")
+    written = target == "v" or (target == "epsilon" and noise is None)
+    made = torch.empty_like(noisy) if written else noisy.new_empty(0)
+    x, t, table = x0.contiguous(), t.contiguous(), alphas_cumprod.contiguous()
+    z = noise if noise is None else noise.contiguous()
+    B = len(x)
+    elements = x.numel() // max(B, 1)
+    wrong = native.module().diffusion.q_sample(
+        _DTYPES[x.dtype],
+        B,
+        elements,
+        (x.data_ptr(), elements),
+        _NOTHING if z is None else (z.data_ptr(), elements),
+        0 if z is None else _DTYPES[z.dtype],
+        z is None,
+        seed or 0,
+        offset,
+        t.data_ptr(),
+        t.dtype == torch.int64,
+        table.data_ptr(),
+        table.dtype == torch.float64,
+        len(table),
+        noisy.data_ptr(),
+        made.data_ptr() if target == "v" else 0,
+        made.data_ptr() if written and target != "v" else 0,
+        torch.get_num_threads(),
+    )
+    if wrong >= 0:
+        raise ValueError(f"t must be 0 to {len(table) - 1}, not {int(t[wrong])} as t[{wrong}] is")
+    return noisy, made
+
+
+def philox_normal(out: Tensor, seed: int, offset: int) -> None:
+    native.module().diffusion.normals(
+        out.data_ptr(), _DTYPES[out.dtype], out.numel(), seed, offset, torch.get_num_threads()
+    )
