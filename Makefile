@@ -9,6 +9,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 NATIVE := $(shell find csrc python cmake -type f) CMakeLists.txt pyproject.toml
 CPP := $(shell find csrc python tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 JOBS ?= 2
+BENCHMARKS := $(filter-out __init__ __main__ measure tables,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .PHONY: setup demo test test-python lint format bench sanitize clean
 
@@ -33,16 +34,7 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) tests
 
 bench: setup
-	$(BIN)/python -m benchmarks attention
-	$(BIN)/python -m benchmarks bi_attention
-	$(BIN)/python -m benchmarks contrastive
-	$(BIN)/python -m benchmarks damsm
-	$(BIN)/python -m benchmarks epilogue
-	$(BIN)/python -m benchmarks diffusion
-	$(BIN)/python -m benchmarks hamming
-	$(BIN)/python -m benchmarks hamming_mih
-	$(BIN)/python -m benchmarks late_interaction
-	$(BIN)/python -m benchmarks transport
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks $$name || exit 1; done
 	$(BIN)/python -m benchmarks tables
 
 lint: setup
@@ -60,15 +52,7 @@ sanitize: setup
 	cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DXMKERN_NATIVE_TESTS=ON -DXMKERN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitize
-	build/sanitize/test_attention
-	build/sanitize/test_bi_attention
-	build/sanitize/test_contrastive
-	build/sanitize/test_damsm
-	build/sanitize/test_epilogue
-	build/sanitize/test_diffusion
-	build/sanitize/test_hamming
-	build/sanitize/test_late_interaction
-	build/sanitize/test_transport
+	for test in build/sanitize/test_*; do $$test || exit 1; done
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -39,8 +39,8 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   bind_bi_attention(module);
   bind_contrastive(module);
   bind_damsm(module);
-  bind_epilogue(module);
   bind_diffusion(module);
+  bind_epilogue(module);
   bind_hamming(module);
   bind_late_interaction(module);
   bind_mih(module);
