@@ -12,9 +12,9 @@ from xmkern.testing.strategies.attention import (
     _bool_or_float,
     _dense_bias,
     _depths,
-    _laid_out,
     _lengths,
     _relative_bias,
+    laid_out,
     mask,
 )
 from xmkern.testing.strategies.layout import Inputs
@@ -70,7 +70,7 @@ def _random(draw: Callable[..., Any]) -> tuple[torch.Generator, torch.dtype, boo
 def _operand(
     draw: Callable[..., Any], shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype, graded: bool
 ) -> Tensor:
-    return draw(_laid_out(torch.randn(shape, generator=generator).to(dtype))).requires_grad_(graded)
+    return draw(laid_out(torch.randn(shape, generator=generator).to(dtype))).requires_grad_(graded)
 
 
 def _visible_and_bias(draw: Callable[..., Any], shape: tuple[int, int, int, int], generator: torch.Generator) -> Any:
