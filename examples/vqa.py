@@ -2,7 +2,7 @@
 
     python examples/vqa.py [--steps 450] [--seed 0]
 
-"what is this ?", "which group does it belong to ?", "which skin tone is it ?", "is it a man , a woman or a person ?",
+"what is this ?", "which group does it belong to ?", "which skin tone is it ?", "man , woman or person ?",
 each in three wordings. Prints the accuracy on pictures never seen beside that of the best answer to the question alone.
 Needs ``pip install xmkern[data]``. Pictures: OpenMoji, CC BY-SA 4.0; names: Unicode CLDR.
 """

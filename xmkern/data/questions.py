@@ -22,7 +22,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "what": ("what is this ?", "what does the picture show ?", "name what you see ."),
     "group": ("which group does it belong to ?", "to what group does this belong ?", "which of the groups is it of ?"),
     "tone": ("which skin tone is it ?", "what skin tone does the picture have ?", "name the skin tone ."),
-    "who": ("is it a man , a woman or a person ?", "who is shown , man , woman or person ?", "which gender is drawn ?"),
+    "who": ("man , woman or person ?", "who is shown , man , woman or person ?", "is it a man , a woman or a person ?"),
 }
 KINDS = tuple(WORDINGS)
 PEOPLE = "People & Body"
