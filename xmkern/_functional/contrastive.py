@@ -76,8 +76,8 @@ def info_nce(
 ) -> Tensor | tuple[Tensor, ...]:
     """The cross-entropy of each row of logit_scale * x y^T + logit_bias against its label, the matrix never made.
 
-    CLIP's loss (Radford et al., 2021, figure 3), that of van den Oord et al. (2018, eq. 4) where not ``symmetric``,
-    with a queue as MoCo (He et al., 2020, eq. 1) and COTS (Lu et al., 2022) have it. Memory, of the forward and of what
+    CLIP's loss (Radford et al., 2021, figure 3), that of van den Oord et al. (2018) where not ``symmetric``,
+    with a queue as MoCo (He et al., 2020) and COTS (Lu et al., 2022) have it. Memory, of the forward and of what
     is kept for the backward, is that of the arguments and some numbers a row. Sums are in float32 for float32, bfloat16
     and float16; float64 is served by the reference. Under autocast, x, y and negatives are cast as a matrix product
     casts them. Gradients come for x, y, negatives, logit_scale and logit_bias.
@@ -208,7 +208,7 @@ def sigmoid_contrastive(
     normalize: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """SigLIP's loss (Zhai et al., 2023, section 3.2): each pair by itself is positive or not.
+    """SigLIP's loss (Zhai et al., 2023): each pair by itself is positive or not.
 
     The sum over all pairs of softplus(-z) where they are positive and softplus(z) where not, with z = logit_scale *
     x y^T + logit_bias. Memory and numbers are as in :func:`info_nce`.

@@ -24,10 +24,11 @@ def distillation(
     """KL(softmax(teacher_scale * teacher_x teacher_y^T) || softmax(logit_scale * x y^T)) of each row, neither made.
 
     Soft targets (Hinton et al., 2015) for a contrastive model, and the alignment of COTS's tasks (Lu et al., 2022).
-    Gradients come for both sides: detach the teacher's arguments where it is to stay as it is, which also halves
-    the work. Memory, of the forward and of what is kept for the backward, is that of the arguments and some numbers a
-    row; while at work, that of a strip of rows too. Products and sums are in float32, or float64 where x is. Under
-    autocast all four are cast as a matrix product casts them.
+    Gradients come for both sides: detach the teacher's arguments where it is to stay as it is, which also spares a
+    quarter of the work. Memory, of the forward and of what is kept for the backward, is that of the arguments and some
+    numbers a row; the reference takes that of a strip of rows too, while at work. Sums are in float32 for float32,
+    bfloat16 and float16; float64 is served by the reference. Under autocast all four are cast as a matrix product casts
+    them.
 
     Args:
         x: [B, D], the rows of the student.

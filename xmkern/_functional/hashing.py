@@ -24,7 +24,7 @@ def hash_likelihood(
     reduction: _Reduction = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """The negative log-likelihood that related pairs of codes have a large product (DCMH: Jiang and Li, 2017, eq. 1).
+    """The negative log-likelihood that related pairs of codes have a large product (DCMH: Jiang and Li, 2017).
 
     The sum over all pairs of log(1 + exp(theta)) - S theta, with theta = f g^T / 2 and S = 1 where the pair is related,
     else 0, plus ``quantization`` times |codes - f|^2 + |codes - g|^2, plus ``balance`` times |sum of the rows of f|^2 +
@@ -42,7 +42,7 @@ def hash_likelihood(
         quantization: the paper's gamma.
         balance: the paper's eta: how much each bit is to be on in half of the rows.
         codes: [B, K] for both (N = B) or a pair of [B, K] and [N, K], numbers -1 and 1. By default sign(f + g), the
-            paper's eq. 5, where row i of f and row i of g are of one sample; zero counts as positive.
+            paper's choice, where row i of f and row i of g are of one sample; zero counts as positive.
         reduction: ``"sum"``, as in the paper, or ``"mean"``: that divided by B * N (0 if there are no pairs).
 
     Returns:

@@ -55,8 +55,8 @@ def max_similarity(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """For all pairs of samples, the mean over x's tokens of the largest inner product with a token of y.
 
-    The token-wise late interaction of FILIP (Yao et al., 2022, eq. 3 to 5) and Wukong (Gu et al., 2022); with the sum
-    instead of the mean, that of ColBERT (Khattab and Zaharia, 2020, eq. 3), where x is the query. The tensor [B, N, R,
+    The token-wise late interaction of FILIP (Yao et al., 2022) and Wukong (Gu et al., 2022); with the sum
+    instead of the mean, that of ColBERT (Khattab and Zaharia, 2020), where x is the query. The tensor [B, N, R,
     T] of all similarities is never made. For the backward the winners are kept, a byte for each token of x and sample
     of y (two bytes for samples of more than 256 tokens), and as much for y's tokens where ``both``. Sums are in float32
     for float32, bfloat16 and float16; float64 is served by the reference. Under autocast, tokens are cast as a matrix
@@ -102,7 +102,7 @@ def late_interaction_info_nce(
 ) -> Tensor:
     """The cross-entropy of each sample's scores of :func:`max_similarity`, times logit_scale, against its label.
 
-    FILIP's loss (Yao et al., 2022, eq. 1 to 5): from x to y by the scores of x's tokens; from y to x, if ``symmetric``,
+    FILIP's loss (Yao et al., 2022): from x to y by the scores of x's tokens; from y to x, if ``symmetric``,
     by those of y's. Gradients come for x_tokens, y_tokens and logit_scale.
 
     Args:

@@ -135,7 +135,7 @@ def mil_nce(
 
     Several candidates stand for a row, as captions near a clip do, and it is enough that one fits: positives are
     pooled by log-sum-exp where :func:`multi_positive_info_nce` averages them. The denominator of ``"joint"`` is that of
-    the paper's section 3 and of UniVL (Luo et al., 2020): the row, and the columns of its positives, every pair once
+    the paper and of UniVL (Luo et al., 2020): the row, and the columns of its positives, every pair once
     (Miech's published code counts the positives twice). ``"rows"`` has the row alone; ``"separate"`` averages that with
     the loss of the columns against their positive rows. Memory and numbers are as in :func:`info_nce`.
 

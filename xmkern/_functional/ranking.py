@@ -40,10 +40,10 @@ def ranking_loss(
 ) -> Tensor:
     """relu(margin - s(i, own) + s(i, j)) over the rivals j of each row i, with s = logit_scale * x y^T, never made.
 
-    - ``"sum"``: their sum, as in DeViSE (Frome et al., 2013, eq. 1), and in both directions in Kiros et al. (2014).
+    - ``"sum"``: their sum, as in DeViSE (Frome et al., 2013), and in both directions in Kiros et al. (2014).
     - ``"hardest"``: the greatest of them, as in VSE++ (Faghri et al., 2018).
     - ``"warp"``: their sum times L(rank) / rank with L(k) = 1 + 1/2 + ... + 1/k, where rank is how many are above
-      zero, and has no gradient: WSABIE (Weston et al., 2011, section 3), whose rank is exact here instead of sampled.
+      zero, and has no gradient: WSABIE (Weston et al., 2011), whose rank is exact here instead of sampled.
 
     Memory, of the forward and of what is kept for the backward, is that of the arguments and some numbers a row;
     while at work ``"hardest"`` takes that of a dozen copies of x in float32 too, the others of three. Sums are in
