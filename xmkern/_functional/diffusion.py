@@ -14,7 +14,7 @@ from xmkern._functional.diffusion_coefficients import (
     step_numbers,
 )
 from xmkern.ops import diffusion as ops
-from xmkern.ops.diffusion.op import step_into
+from xmkern.ops.diffusion.op import graded, step_into
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -109,9 +109,11 @@ def diffusion_step(
         previous, original = ops.diffusion_step(*tensors, *rest, return_original, backend=backend)
         return previous, original if return_original else None
     previous, original = out
-    _check_out("out[0]", previous, sample, *tensors)
+    _check_out("out[0]", previous, sample)
     if original is not None:
-        _check_out("out[1]", original, sample, *tensors)
+        _check_out("out[1]", original, sample)
+    if graded(previous, original, *tensors):
+        raise ValueError("out must be None where a gradient is asked for")
     step_into(previous, original, *tensors, *rest, original is not None, backend=backend)
     return previous, original
 
@@ -315,9 +317,7 @@ def _broadcast(name: str, x: Any, sample: Tensor) -> Tensor:
         raise ValueError(f"{name} must broadcast to {list(sample.shape)}, not {list(x.shape)}") from None
 
 
-def _check_out(name: str, x: Any, sample: Tensor, *inputs: Tensor | None) -> None:
+def _check_out(name: str, x: Any, sample: Tensor) -> None:
     _check_like(name, x, sample, sample.shape)
     if not x.is_contiguous():
         raise ValueError(f"{name} must be contiguous, not of strides {x.stride()}")
-    if torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in (x, *inputs)):
-        raise ValueError("out must be None where a gradient is asked for")

@@ -1,5 +1,7 @@
 """Launches the C++ kernels: makes the memory, passes addresses and strides."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,14 +25,11 @@ def refuses_into(previous: Tensor, predicted: Tensor | None, sample: Tensor, *ar
     return refuses(sample)
 
 
-def diffusion_step(sample: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-    previous = torch.empty(sample.shape, dtype=sample.dtype, device="cpu")
-    if not args[-1]:
-        diffusion_step_into(previous, None, sample, *args)  # type: ignore[arg-type]
-        return previous, sample.new_empty(0)
-    original = torch.empty_like(previous)
-    diffusion_step_into(previous, original, sample, *args)  # type: ignore[arg-type]
-    return previous, original
+def diffusion_step(sample: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    previous = torch.empty_like(sample, memory_format=torch.contiguous_format)
+    original = torch.empty_like(previous) if args[-1] else None
+    diffusion_step_into(previous, original, sample, *args)
+    return previous, sample.new_empty(0) if original is None else original
 
 
 def diffusion_step_into(
@@ -50,41 +49,34 @@ def diffusion_step_into(
     variance: str,
     original: bool,
 ) -> None:
-    shape = sample.shape
-    B = shape[0]
-    elements = row = sample.numel() // max(B, 1)
+    B = sample.size(0)
+    if B == 0:
+        return
+    elements = row = sample.numel() // B
     kept: list[Tensor] = []  # copies live until the kernel has run
-
-    def operand(x: Tensor | None) -> tuple[int, int]:
-        if x is None:
-            return _NOTHING
-        if x.is_contiguous():
-            return x.data_ptr(), x.numel() // len(x) if len(x) else 0
-        if not x[0].is_contiguous():
-            x = x.contiguous()
-            kept.append(x)
-        return x.data_ptr(), x.stride(0)
-
-    output = operand(model_output)
-    conditional = learned = _NOTHING
-    if len(model_output) != B:
+    output = _operand(model_output, kept)
+    conditional = learned = masks = _NOTHING
+    if model_output.size(0) != B:
         conditional = (output[0] + B * output[1] * sample.element_size(), output[1])
     if variance != "fixed":
         at, stride = conditional if conditional[0] else output
         learned = (at + elements * sample.element_size(), stride)
-    masks = _NOTHING
     if mask is not None:
-        of_channel = elements // shape[1] if mask.dim() > 1 and shape[1] else 0
+        of_channel = elements // mask.size(1) if mask.dim() > 1 and elements else 0
         if of_channel >= _LEAST_ROW and mask.stride(1) == 0 and mask[0, 0].is_contiguous():
             row, masks = of_channel, (mask.data_ptr(), mask.stride(0))
         else:
-            masks = operand(mask)
+            masks = _operand(mask, kept)
     native.module().diffusion.step(
         _DTYPES[sample.dtype],
         (B, elements, row),
         (
-            operand(sample), output, conditional, learned, operand(known), masks, operand(history1), operand(history2),
-            operand(history3), operand(noise),
+            _operand(sample, kept), output, conditional, learned,
+            _NOTHING if known is None else _operand(known, kept), masks,
+            _NOTHING if history1 is None else _operand(history1, kept),
+            _NOTHING if history2 is None else _operand(history2, kept),
+            _NOTHING if history3 is None else _operand(history3, kept),
+            _NOTHING if noise is None else _operand(noise, kept),
         ),
         numbers,
         0 if noise is None else _DTYPES[noise.dtype],
@@ -98,12 +90,20 @@ def diffusion_step_into(
     )  # fmt: skip
 
 
+def _operand(x: Tensor, kept: list[Tensor]) -> tuple[int, int]:
+    """Where it is, and the stride from sample to sample, whose elements are contiguous."""
+    if not x.is_contiguous() and not x[0].is_contiguous():
+        x = x.contiguous()
+        kept.append(x)
+    return x.data_ptr(), x.stride(0)
+
+
 _IDENTITY = (1.0, *(0.0,) * 15)
 
 
 def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
     """A step that keeps the original alone."""
-    out = torch.empty(x0.shape, dtype=x0.dtype, device="cpu")
+    out = torch.empty_like(x0, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
     x0 = x0.contiguous()
@@ -123,7 +123,7 @@ def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
 def q_sample(
     x0: Tensor, t: Tensor, alphas_cumprod: Tensor, noise: Tensor | None, seed: int | None, offset: int, target: str
 ) -> tuple[Tensor, Tensor]:
-    noisy = torch.empty(x0.shape, dtype=x0.dtype, device="cpu")
+    noisy = torch.empty_like(x0, memory_format=torch.contiguous_format)
     written = target == "v" or (target == "epsilon" and noise is None)
     made = torch.empty_like(noisy) if written else noisy.new_empty(0)
     x, t, table = x0.contiguous(), t.contiguous(), alphas_cumprod.contiguous()

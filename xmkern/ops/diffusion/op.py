@@ -103,20 +103,24 @@ def _or_reference(op: Op) -> Callable[..., Any]:
     plain = op.backends[-1].run
 
     def call(*args: Any, backend: str = "auto") -> Any:
-        if torch._C._are_functorch_transforms_active() or _graded(args):
+        if graded(*args) or torch._C._are_functorch_transforms_active():
             if backend not in ("auto", "reference"):
                 raise ValueError(
                     f"backend={backend!r} cannot serve this call of {op.name}: its kernels have no gradient and no "
                     "batching rule, and one is asked for"
                 )
             return plain(*args)
-        return op(*args, backend=backend) if not args[0].is_meta else op.overload(*args, backend)
+        return op.overload(*args, backend) if args[0].is_meta else op(*args, backend=backend)
 
     return call
 
 
-def _graded(args: tuple[Any, ...]) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+def graded(*args: Any) -> bool:
+    if torch.is_grad_enabled():
+        for a in args:
+            if getattr(a, "requires_grad", False):
+                return True
+    return False
 
 
 diffusion_step = _or_reference(step_forward)

@@ -254,15 +254,14 @@ def statistics_kernel(
         digit = tl.arange(0, DIGITS)
         prefix, rank, same = tl.cast(0, tl.int32), whole, elements
         for level in tl.static_range(4):
-            shift: tl.constexpr = 24 - 8 * level
             counts = tl.zeros((DIGITS,), tl.int32)
             for begin in range(0, elements, BLOCK):
                 i = begin + tl.arange(0, BLOCK)
                 key = _key(sample, output, noise, numbers, b, i, i < elements, batch, factor, NOISE, GUIDED)
                 left = i < elements
                 if level > 0:
-                    left &= (key >> (shift + 8)) == prefix
-                counts += tl.histogram((key >> shift) & 255, DIGITS, mask=left)
+                    left &= (key >> (32 - 8 * level)) == prefix
+                counts += tl.histogram((key >> (24 - 8 * level)) & 255, DIGITS, mask=left)
             below = tl.cumsum(counts, 0) <= rank
             bucket = tl.sum(below.to(tl.int32), 0)
             rank -= tl.sum(tl.where(below, counts, 0), 0)
