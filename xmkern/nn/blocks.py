@@ -1,6 +1,7 @@
 """The transformer block of which most of the zoo is made."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,8 +64,11 @@ class TransformerBlock(nn.Module):
         )
         self.feed_forward = FeedForward(dim, hidden, activation)
         branches = 2 if context_dim is None else 3
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps) for _ in range(branches))
-        self.branch_norms = nn.ModuleList(nn.LayerNorm(dim, eps) for _ in range(branches if order == "sandwich" else 0))
+        # To a type checker the items of a module list are no more than modules.
+        self.norms: Any = nn.ModuleList(nn.LayerNorm(dim, eps) for _ in range(branches))
+        self.branch_norms: Any = nn.ModuleList(
+            nn.LayerNorm(dim, eps) for _ in range(branches if order == "sandwich" else 0)
+        )
 
     def forward(
         self,
@@ -112,7 +116,7 @@ class TransformerBlock(nn.Module):
         for i, (branch, out) in enumerate(branches):
             after, following = self.branch_norms[i], self.norms[i + 1] if i + 1 < len(branches) else None
             branched = F.linear(branch(normed), out.weight)
-            common = {"linear_bias": out.bias, "dropout_p": dropout_p, "eps": after.eps}
+            common: dict[str, Any] = {"linear_bias": out.bias, "dropout_p": dropout_p, "eps": after.eps}
             if following is None:
                 return sandwich_layer_norm(branched, x, after.weight, after.bias, **common)
             normed, x = sandwich_layer_norm(

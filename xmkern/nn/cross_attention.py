@@ -113,7 +113,8 @@ class CrossAttention(nn.Module):
             mask: which of its tokens a query may see, as :func:`xmkern.functional.attention` takes it.
             source: which of several contexts it is.
         """
-        return KeyValue(*split_heads(self.kv[source](context), self.num_heads, 2), mask)
+        key, value = split_heads(self.kv[source](context), self.num_heads, 2)
+        return KeyValue(key, value, mask)
 
     def heads(self, x: Tensor, context: Context | Sequence[Context], mask: Mask | Tensor | None = None) -> Tensor:
         """[B, L, E] -> [B, L, H * D], what ``out`` projects."""
@@ -191,5 +192,7 @@ class GatedCrossAttention(nn.Module):
             attended = out(heads)
             x = gated_residual(attended, x, self.gate(torch.cat([x, attended], -1)), activation="sigmoid")
         inner, down = self.feed_forward.inner(self.feed_forward_norm(x)), self.feed_forward.down
-        gate, activation = (None, None) if self.gate is not None else (self.feed_forward_gate, "tanh")
-        return gated_residual(F.linear(inner, down.weight), x, gate, bias=down.bias, activation=activation)
+        branch = F.linear(inner, down.weight)
+        if self.gate is not None:
+            return gated_residual(branch, x, bias=down.bias)
+        return gated_residual(branch, x, self.feed_forward_gate, bias=down.bias, activation="tanh")

@@ -81,10 +81,11 @@ class CoAttentionBlock(nn.Module):
             [B, L, Ea] and [B, S, Eb].
         """
         dropout_p, attention_dropout = (self.dropout, self.attention_dropout) if self.training else (0.0, 0.0)
+        q_a, k_a, v_a = split_heads(self.qkv_a(a), self.num_heads, 3)
+        q_b, k_b, v_b = split_heads(self.qkv_b(b), self.num_heads, 3)
         heads_a, heads_b = co_attention(
-            *split_heads(self.qkv_a(a), self.num_heads, 3), *split_heads(self.qkv_b(b), self.num_heads, 3),
-            visible(mask_b), visible(mask_a), dropout_p=attention_dropout,
-        )  # fmt: skip
+            q_a, k_a, v_a, q_b, k_b, v_b, visible(mask_b), visible(mask_a), dropout_p=attention_dropout
+        )
         a = add_norm(merge_heads(heads_a), self.out_a, a, self.attention_norm_a, dropout_p)
         b = add_norm(merge_heads(heads_b), self.out_b, b, self.attention_norm_b, dropout_p)
         a = add_norm(self.feed_forward_a.inner(a), self.feed_forward_a.down, a, self.norm_a, dropout_p)
@@ -137,11 +138,10 @@ class CrossModalityBlock(nn.Module):
         """[B, L, E] and [B, S, E] -> the same; masks as :meth:`CoAttentionBlock.forward` has them, for any queries."""
         dropout_p = self.dropout if self.training else 0.0
         mask_a, mask_b = visible(mask_a), visible(mask_b)
-        heads_a, heads_b = co_attention(
-            *split_heads(self.cross.qkv(a), self.cross.num_heads, 3),
-            *split_heads(self.cross.qkv(b), self.cross.num_heads, 3),
-            mask_b, mask_a, dropout_p=self.cross.dropout if self.training else 0.0,
-        )  # fmt: skip
+        q_a, k_a, v_a = split_heads(self.cross.qkv(a), self.cross.num_heads, 3)
+        q_b, k_b, v_b = split_heads(self.cross.qkv(b), self.cross.num_heads, 3)
+        attention_dropout = self.cross.dropout if self.training else 0.0
+        heads_a, heads_b = co_attention(q_a, k_a, v_a, q_b, k_b, v_b, mask_b, mask_a, dropout_p=attention_dropout)
         a = add_norm(merge_heads(heads_a), self.cross.out, a, self.cross_norm, dropout_p)
         b = add_norm(merge_heads(heads_b), self.cross.out, b, self.cross_norm, dropout_p)
         a = add_norm(self.attention_a.heads(a, mask_a), self.attention_a.out, a, self.attention_norm_a, dropout_p)
