@@ -8,9 +8,11 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "contrastive/contrastive.h"
+#include "contrastive/divergence.h"
 #include "core/capability.h"
 #include "numbers.h"
 
@@ -235,6 +237,24 @@ struct Case {
     if (p.kind != Kind::mil) check_loss();
   }
 
+  // Gradients of sides and scales, of slopes of all pairs.
+  void check_products(const std::vector<double>& slopes) {
+    const int64_t width = (p.depth + 15) / 16 * 16;
+    std::vector<double> x_sizes(static_cast<size_t>(x.count), 1.0), y_sizes(static_cast<size_t>(y.count), 1.0);
+    for (int64_t i = 0; i < x.count; ++i)
+      for (int64_t j = 0; j < y.count; ++j) {
+        const auto a = static_cast<size_t>(i), b = static_cast<size_t>(j);
+        const double grad = slopes[static_cast<size_t>(i * y.count + j)], s = product(i, j);
+        x.want_grad_scale[a] += grad * y.scale[b] * s, y.want_grad_scale[b] += grad * x.scale[a] * s;
+        x_sizes[a] += 2 * std::fabs(grad), y_sizes[b] += 2 * std::fabs(grad);
+        for (int64_t k = 0; k < p.depth; ++k) {
+          x.want_grad[static_cast<size_t>(i * width + k)] += grad * x.scale[a] * y.scale[b] * y.at(j, k);
+          y.want_grad[static_cast<size_t>(j * width + k)] += grad * x.scale[a] * y.scale[b] * x.at(i, k);
+        }
+      }
+    check_gradients(x, x_sizes), check_gradients(y, y_sizes);
+  }
+
   // A side's gradient is the same where the other's is not wanted.
   void check_one_side(Operand& live, Operand& frozen) {
     const auto want = live.grad;
@@ -296,6 +316,83 @@ struct Case {
   }
 };
 
+// The divergence of two matrices, and its gradients, of rows and columns or of rows alone.
+struct Pair {
+  Case z, t;
+  std::vector<double> z_slopes, t_slopes;
+
+  Pair(int64_t rows, int64_t columns, Dtype dtype)
+      : z(rows, columns, one_of({1, 40, 70}), dtype, Kind::logsumexp),
+        t(rows, columns, one_of({3, 33, 64}), dtype, Kind::logsumexp) {
+    for (Case* each : {&z, &t}) {
+      each->p.relevance = nullptr, each->p.columns = z.p.columns;
+      for (Side* side : {&each->p.x, &each->p.y}) side->ids = side->groups = nullptr;
+    }
+  }
+
+  // Of one side: the divergences in double, and their share of the slopes of all pairs.
+  std::vector<double> divergences(bool turned, const std::vector<float>& grad) {
+    const int64_t own = turned ? z.y.count : z.x.count, others = turned ? z.x.count : z.y.count;
+    std::vector<double> found;
+    for (int64_t i = 0; i < own; ++i) {
+      const auto pair = [&](int64_t j) { return turned ? std::pair(j, i) : std::pair(i, j); };
+      std::vector<double> z_row, t_row;
+      for (int64_t j = 0; j < others; ++j) {
+        z_row.push_back(z.logit(pair(j).first, pair(j).second)),
+            t_row.push_back(t.logit(pair(j).first, pair(j).second));
+      }
+      const double z_lse = log_sum_exp(z_row), t_lse = log_sum_exp(t_row);
+      double sum = 0;
+      const auto surplus = [&](size_t j) { return t_row[j] - t_lse - (z_row[j] - z_lse); };
+      for (size_t j = 0; j < z_row.size(); ++j) sum += std::exp(t_row[j] - t_lse) * surplus(j);
+      for (size_t j = 0; j < z_row.size(); ++j) {
+        const auto [row, column] = pair(static_cast<int64_t>(j));
+        const auto at = static_cast<size_t>(row * z.y.count + column);
+        const double p = std::exp(t_row[j] - t_lse), push = grad[static_cast<size_t>(i)];
+        z_slopes[at] += push * (std::exp(z_row[j] - z_lse) - p), t_slopes[at] += push * p * (surplus(j) - sum);
+      }
+      found.push_back(sum);
+    }
+    return found;
+  }
+
+  void run() {
+    const auto rows = static_cast<size_t>(z.x.count), columns = static_cast<size_t>(z.p.columns ? z.y.count : 0);
+    std::vector<float> of_rows(5 * rows), of_columns(5 * columns);
+    const Comparison both{z.p, t.p};
+    const auto outputs = [](std::vector<float>& of, size_t count) {
+      Divergences out{};
+      out.divergence = of.data(), out.student.value = of.data() + count, out.student_log = of.data() + 2 * count;
+      out.teacher.value = of.data() + 3 * count, out.teacher_log = of.data() + 4 * count;
+      return out;
+    };
+    divergence(both, outputs(of_rows, rows), outputs(of_columns, columns), 1);
+    const auto first = of_rows;
+    divergence(both, outputs(of_rows, rows), outputs(of_columns, columns), 3);
+    for (size_t i = 0; i < first.size(); ++i) z.expect(of_rows[i], first[i], 0, 0, "divergence on three threads");
+    z_slopes.resize(rows * static_cast<size_t>(z.y.count)), t_slopes.resize(z_slopes.size());
+    const auto check = [&](const std::vector<double>& want, const std::vector<float>& got) {
+      for (size_t i = 0; i < want.size(); ++i) z.expect(got[i], want[i], 10, 1e-5, "divergence");
+    };
+    check(divergences(false, z.x.grad_value), of_rows);
+    if (columns) check(divergences(true, z.y.grad_value), of_columns);
+
+    const auto distances = [](const std::vector<float>& of, size_t count, const Operand& side) {
+      const float* at = of.data();
+      return Distances{at + count, at + 2 * count, at + 3 * count, at + 4 * count, at, side.grad_value.data()};
+    };
+    const auto gradients = [](Case& of, bool wanted) {
+      return MatrixGradients{wanted ? of.x.grad.data() : nullptr, wanted ? of.y.grad.data() : nullptr,
+                             of.x.grad_scale.data(), of.y.grad_scale.data(), wanted};
+    };
+    const bool taught = coin();
+    divergence_backward(both, distances(of_rows, rows, z.x), distances(of_columns, columns, z.y), gradients(z, true),
+                        gradients(t, taught), 2);
+    z.check_products(z_slopes);
+    if (taught) t.check_products(t_slopes);
+  }
+};
+
 }  // namespace
 
 int main() {
@@ -307,6 +404,8 @@ int main() {
       const int64_t depth = one_of({1, 7, 16, 33, 64, 100});
       Case(rows, columns, depth, static_cast<Dtype>(draw(0, 2)), static_cast<Kind>(i % 6)).run();
     }
+    for (int i = 0; i < 24; ++i)
+      Pair(one_of({0, 1, 13, 145, 300}), one_of({0, 1, 17, 130, 270}), static_cast<Dtype>(i % 3)).run();
     Case(20, 40, 1100, Dtype::float32, Kind::logsumexp).run();
     Case(20, 40, 1100, Dtype::bfloat16, Kind::softplus).run();
   }

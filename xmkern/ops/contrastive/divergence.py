@@ -39,31 +39,35 @@ def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
 @_without_autocast
 def _divergence(*args: Any) -> tuple[Tensor, ...]:
     """-> of the rows [B] sum over j of p log(p / q), where q is the student's softmax and p the teacher's, and the
-    log-sum-exps of both, in two parts [2, B] whose sum they are; and of the columns [N] alike (N = 0 unless
-    ``columns``).
+    log-sum-exps of both in two parts [2, B], the greatest logit and the rest; and of the columns [N] alike (N = 0
+    unless ``columns``).
 
-    In two parts, since a logit less the greatest of its row, and then less the rest, may be more exact than a logit
-    less its log-sum-exp. The kernels make use of that.
+    In two parts, since a logit less the greatest, and then less the rest, may be more exact than one less their sum.
     """
     student, teacher, columns = _parts(args)
-    of_rows, row_lse, teacher_row_lse = (student.x_scale.new_empty(student.x.shape[0]) for _ in range(3))
-    count = student.y.shape[0] if columns else 0
-    of_columns = student.x_scale.new_zeros(count)
-    column_lse, teacher_column_lse = (student.x_scale.new_full((count,), -torch.inf) for _ in range(2))
+    sizes = (student.x.shape[0], student.y.shape[0] if columns else 0)
+    of_rows, of_columns = (student.x_scale.new_zeros(size) for size in sizes)
+    row_lse, teacher_row_lse, column_lse, teacher_column_lse = (
+        student.x_scale.new_full((2, size), -torch.inf) for size in sizes for _ in range(2)
+    )
     for rows in _strips(student):
         z, z_teacher = _logits(student, rows), _logits(teacher, rows)
-        row_lse[rows], teacher_row_lse[rows] = z.logsumexp(1), z_teacher.logsumexp(1)
-        _, p, surplus = _compared(z, z_teacher, row_lse[rows, None], teacher_row_lse[rows, None])
+        row_lse[:, rows] = _joined(row_lse[:, rows], z.mT)
+        teacher_row_lse[:, rows] = _joined(teacher_row_lse[:, rows], z_teacher.mT)
+        _, p, surplus = _compared(z, z_teacher, row_lse[:, rows, None], teacher_row_lse[:, rows, None])
         of_rows[rows] = (p * surplus).sum(1)
         if columns:
-            column_lse = torch.logaddexp(column_lse, z.logsumexp(0))
-            teacher_column_lse = torch.logaddexp(teacher_column_lse, z_teacher.logsumexp(0))
+            column_lse, teacher_column_lse = _joined(column_lse, z), _joined(teacher_column_lse, z_teacher)
     for rows in _strips(student) if columns else ():
         _, p, surplus = _compared(_logits(student, rows), _logits(teacher, rows), column_lse, teacher_column_lse)
         of_columns += (p * surplus).sum(0)
-    found = row_lse, teacher_row_lse, column_lse, teacher_column_lse
-    lses = [torch.stack((lse, torch.zeros_like(lse))) for lse in found]
-    return of_rows, *lses[:2], of_columns, *lses[2:]
+    return of_rows, row_lse, teacher_row_lse, of_columns, column_lse, teacher_column_lse
+
+
+def _joined(lse: Tensor, z: Tensor) -> Tensor:
+    """Log-sum-exps of columns so far, [2, N], and of more rows of them."""
+    peak = torch.maximum(lse[0], z.amax(0))
+    return torch.stack((peak, torch.logaddexp(lse[0] - peak + lse[1], (z - peak).logsumexp(0))))
 
 
 @_without_autocast
@@ -81,15 +85,12 @@ def _divergence_backward(
     """-> gradients of the student's four and of the teacher's; of what is not wanted no elements"""
     *args, x_grad, y_grad, teacher_grad = args  # type: ignore[assignment]
     student, teacher, columns = _parts(args)
-    row_lse, teacher_row_lse, column_lse, teacher_column_lse = (
-        lse.sum(0) for lse in (row_lse, teacher_row_lse, column_lse, teacher_column_lse)
-    )
     sides = (student, teacher) if teacher_grad else (student,)
     grads = [Similarities(*map(torch.zeros_like, side)) for side in sides]
     for rows in _strips(student):
         z, z_teacher = _logits(student, rows), _logits(teacher, rows)
         slopes = _slopes(
-            *_compared(z, z_teacher, row_lse[rows, None], teacher_row_lse[rows, None]),
+            *_compared(z, z_teacher, row_lse[:, rows, None], teacher_row_lse[:, rows, None]),
             grad_rows[rows, None], of_rows[rows, None],
         )  # fmt: skip
         if columns:
@@ -127,7 +128,8 @@ def _parts(args: Any) -> tuple[Similarities, Similarities, bool]:
 
 def _strips(side: Similarities) -> Iterator[slice]:
     height = max(_STRIP // max(side.y.shape[0], 1), 16)
-    return (slice(first, first + height) for first in range(0, side.x.shape[0], height))
+    last = side.x.shape[0] if side.y.shape[0] else 0
+    return (slice(first, first + height) for first in range(0, last, height))
 
 
 def _logits(side: Similarities, rows: slice) -> Tensor:
@@ -136,7 +138,7 @@ def _logits(side: Similarities, rows: slice) -> Tensor:
 
 def _compared(z: Tensor, z_teacher: Tensor, lse: Tensor, teacher_lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """-> q, p and log(p / q)"""
-    log_q, log_p = z - lse, z_teacher - teacher_lse
+    log_q, log_p = z - lse[0] - lse[1], z_teacher - teacher_lse[0] - teacher_lse[1]
     return log_q.exp(), log_p.exp(), log_p - log_q
 
 
