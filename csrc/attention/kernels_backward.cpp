@@ -191,10 +191,10 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   }
   for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
     const int64_t place = source.place + key;
-    multiply<Arithmetic, false>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, place, place + keys,
-                                w.scores + column, stride, false);
-    multiply<Arithmetic, false>(w.grad_out, rows, w.values_transposed, 0, w.values_transposed.steps, place,
-                                place + keys, w.grad_scores + column, stride, false);
+    multiply<Arithmetic, false, true>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, place, place + keys,
+                                      w.scores + column, stride, false);
+    multiply<Arithmetic, false, true>(w.grad_out, rows, w.values_transposed, 0, w.values_transposed.steps, place,
+                                      place + keys, w.grad_scores + column, stride, false);
   });
 
   const bool dropped = p.dropout.threshold != 0;
@@ -223,12 +223,13 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns, row_units = units<Arithmetic>(rows);
   for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
     const int64_t place = source.place + key;
-    multiply<Arithmetic, true>(probabilities + column, keys, w.grad_outs, 0, row_units, 0, value_depth,
-                               w.grad_value + place * value_depth, value_depth, true);
-    multiply<Arithmetic, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, depth,
-                               w.grad_key + place * depth, depth, true);
-    multiply<Arithmetic, false>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys, place / Arithmetic::numbers,
-                                units<Arithmetic>(keys), 0, depth, sums, sums_stride, !first);
+    multiply<Arithmetic, true, true>(probabilities + column, keys, w.grad_outs, 0, row_units, 0, p.value_depth,
+                                     w.grad_value + place * value_depth, value_depth, true);
+    multiply<Arithmetic, true, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, p.depth,
+                                     w.grad_key + place * depth, depth, true);
+    multiply<Arithmetic, false, true>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys,
+                                      place / Arithmetic::numbers, units<Arithmetic>(keys), 0, p.depth, sums,
+                                      sums_stride, !first);
     first = false;
   });
 }

@@ -77,8 +77,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t tile_begin, i
   for (int64_t r = 0; r < p.queries; ++r) {
     float *row = scores + r * stride, *partial = partials + r * size, *sums = partial + lanes;
     Softmax state = {partial[0], partial[1]};
-    const float peak = row_peak(p, group, batch, head, 0, r, row, state.most);
-    const float kept = softmax_row<float>(p, group, batch, head, r, row, peak, state);
+    const float kept = softmax_of_row<float>(p, group, batch, head, 0, r, row, state);
     partial[0] = state.most, partial[1] = state.total;
     if (kept != 1.0f)
       for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, load(sums + c) * kept);
@@ -183,8 +182,7 @@ void attend_together(const Problem& p, int64_t batch, int64_t key_head, int64_t 
     for (int64_t c = 0; c < w.keys.columns; c += lanes) store(all + c, Floats{});
     if (group.count > 0) {
       Softmax state = {partial[0], partial[1]};
-      const float peak = row_peak(p, group, batch, head, query, 0, own, state.most);
-      const float kept = softmax_row<float>(p, group, batch, head, query, own, peak, state);
+      const float kept = softmax_of_row<float>(p, group, batch, head, query, 0, own, state);
       partial[0] = state.most, partial[1] = state.total;
       if (kept != 1.0f)
         for (int64_t c = lanes; c < size; c += lanes) store(partial + c, load(partial + c) * kept);

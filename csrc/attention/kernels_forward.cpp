@@ -52,7 +52,7 @@ template <class Arithmetic, Dtype dtype>
 void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
             const Workspace<Arithmetic>& w) {
   using Unit = typename Arithmetic::Unit;
-  load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
+  const Rows<Unit> query = query_rows<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
 
   Softmax state[max_rows];
   for (auto& row : state) row = {-infinity, 0.0f};
@@ -64,16 +64,21 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     if (group.count == 0) break;
     for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
       const int64_t place = source.place + key;
-      multiply<Arithmetic, false>(w.query, rows, w.keys, 0, w.keys.steps, place, place + keys, w.scores + column,
-                                  stride, false);
+      multiply<Arithmetic, false, true>(query, rows, w.keys, 0, w.keys.steps, place, place + keys, w.scores + column,
+                                        stride, false);
     });
-    // All peaks first: they are waited for together.
-    float peaks[max_rows];
+    // Peaks and totals of four rows are brought together from the lanes.
+    constexpr int fours = round_up(max_rows, 4);
+    Floats of_lanes[fours] = {};
+    float peaks[fours], totals[fours];
     for (int64_t r = 0; r < rows; ++r)
-      peaks[r] = row_peak(p, group, batch, head, row_begin, r, w.scores + r * stride, state[r].most);
+      of_lanes[r] = row_peak(p, group, batch, head, row_begin, r, w.scores + r * stride, state[r].most);
+    for (int64_t r = 0; r < rows; r += 4) largest4(of_lanes + r, peaks + r);
+    for (int64_t r = 0; r < rows; ++r)
+      of_lanes[r] = softmax_row<Unit>(p, group, batch, head, row_begin + r, w.scores + r * stride, peaks[r]);
+    for (int64_t r = 0; r < rows; r += 4) sum4(of_lanes + r, totals + r);
     for (int64_t r = 0; r < rows; ++r) {
-      const float kept =
-          softmax_row<Unit>(p, group, batch, head, row_begin + r, w.scores + r * stride, peaks[r], state[r]);
+      const float kept = take_up(p, peaks[r], totals[r], state[r]);
       if (first || kept == 1.0f) continue;
       for (int64_t c = 0; c < w.values.columns; c += lanes) {
         float* sums = w.sums + r * stride + c;
@@ -82,9 +87,9 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     }
     const auto* powers = reinterpret_cast<const Unit*>(w.scores);
     for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
-      multiply<Arithmetic, false>(powers + column / Arithmetic::numbers, rows, w.values,
-                                  (source.place + key) / Arithmetic::numbers, units<Arithmetic>(keys), 0,
-                                  w.values.columns, w.sums, stride, !first);
+      multiply<Arithmetic, false, true>(powers + column / Arithmetic::numbers, rows, w.values,
+                                        (source.place + key) / Arithmetic::numbers, units<Arithmetic>(keys), 0,
+                                        p.value_depth, w.sums, stride, !first);
       first = false;
     });
   }

@@ -43,6 +43,42 @@ inline void load_query(const Problem& p, int64_t batch, int64_t head, int64_t ro
       store(words + r * stride + c, load(words + r * stride + c) ^ splat(Arithmetic::signs));
 }
 
+<<<<<<< HEAD
+=======
+// Whether rows of a tensor are made of units as they lie, so that products can read them there.
+template <class Arithmetic, Dtype dtype>
+inline bool in_units(const Operand& x, int64_t columns) {
+  if constexpr (size_of(dtype) * Arithmetic::numbers != sizeof(typename Arithmetic::Unit)) return false;
+  constexpr int64_t numbers = Arithmetic::numbers;
+  const auto address = reinterpret_cast<uintptr_t>(x.data);
+  return (columns | x.row | x.head | x.batch) % numbers == 0 && address % sizeof(typename Arithmetic::Unit) == 0;
+}
+
+// Rows of a tensor, in place.
+template <class Arithmetic, Dtype dtype>
+inline Rows<typename Arithmetic::Unit> rows_in_place(const Operand& x, int64_t batch, int64_t head, int64_t row) {
+  return {static_cast<const typename Arithmetic::Unit*>(row_of(x, dtype, batch, head, row)),
+          x.row / Arithmetic::numbers};
+}
+
+// The same, or a block of them.
+template <class Arithmetic, Dtype dtype>
+inline Rows<typename Arithmetic::Unit> query_rows(const Problem& p, int64_t batch, int64_t head, int64_t row_begin,
+                                                  int64_t rows, typename Arithmetic::Unit* block) {
+  if (p.scale >= 0 && in_units<Arithmetic, dtype>(p.query, p.depth))
+    return rows_in_place<Arithmetic, dtype>(p.query, batch, head, row_begin);
+  load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, block);
+  return {block, stride};
+}
+
+template <Dtype dtype>
+inline void store_row(void* out, const float* row, int64_t columns, float scale) {
+  int64_t c = 0;
+  for (; c + lanes <= columns; c += lanes) store_floats<dtype>(out, c, load(row + c) * scale);
+  for (; c < columns; ++c) store_float<dtype>(out, c, row[c] * scale);
+}
+
+>>>>>>> fuse
 inline int64_t tile_count(const Problem& p) { return (p.places + tile_keys - 1) / tile_keys; }
 
 inline const Source& source_of(const Problem& p, int64_t tile) {

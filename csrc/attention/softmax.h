@@ -10,9 +10,10 @@ struct Softmax {
   float most, total;
 };
 
-// Adds the biases to the scores of one row, hides what is masked, and returns the largest so far, unscaled.
-inline float row_peak(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
-                      int64_t row, float* scores, float most_so_far) {
+// Adds the biases to the scores of one row, hides what is masked, and returns the largest so far, unscaled, of the
+// lanes.
+inline Floats row_peak(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
+                       int64_t row, float* scores, float most_so_far) {
   if (p.biased) add_bias(p, group, batch, head, row_begin + row, scores);
   hide(group, row, scores);
   Floats most[2] = {splat(most_so_far), splat(most_so_far)};
@@ -20,13 +21,12 @@ inline float row_peak(const Problem& p, const TileGroup& group, int64_t batch, i
   for (; c + 2 * lanes <= group.columns; c += 2 * lanes)
     for (int i = 0; i < 2; ++i) most[i] = larger(load(scores + c + i * lanes), most[i]);
   if (c < group.columns) most[0] = larger(load(scores + c), most[0]);
-  return largest(larger(most[0], most[1]));
+  return larger(most[0], most[1]);
 }
 
-// Scores to powers of two below the peak, as units of `out`, which may be `scores`; returns by what the sums so far
-// must be multiplied.
+// Scores to powers of two below the peak, as units of `out`, which may be `scores`; returns the sums of the lanes.
 template <class Unit>
-inline float exponentiate(const float* scores, int64_t columns, float scale, float peak, Unit* out, Softmax& state) {
+inline Floats exponentiate(const float* scores, int64_t columns, float scale, float peak, Unit* out) {
   // The peak is taken off before scaling: it must come to 0, however large it is. Where nothing is visible yet, any
   // finite one gives powers of zero.
   const Floats shift = splat(peak == -infinity ? 0.0f : peak), factor = splat(scale);
@@ -43,22 +43,37 @@ inline float exponentiate(const float* scores, int64_t columns, float scale, flo
     total[0] += power;
     store_units(out, c, power);
   }
+  return total[0] + total[1];
+}
+
+// Takes up the powers of a group; returns by what the sums so far must be multiplied.
+inline float take_up(const Problem& p, float peak, float total, Softmax& state) {
   const bool same = state.most == peak || state.total == 0.0f;
-  const float kept = same ? 1.0f : exp2((splat(state.most) - shift) * factor)[0];
-  state = {peak, state.total * kept + sum(total[0] + total[1])};
+  const float shift = peak == -infinity ? 0.0f : peak;
+  const float kept = same ? 1.0f : exp2(splat((state.most - shift) * (pending_scale(p) * log2_e)))[0];
+  state = {peak, state.total * kept + total};
   return kept;
 }
 
-// Scores of one row, whose peak is known, to powers as units, in place; dropout may have zeroed some.
+// Scores of one row, whose peak is known, to powers as units, in place; dropout may have zeroed some. Returns the sums
+// of the lanes, without dropout.
 template <class Unit>
-inline float softmax_row(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
-                         float* scores, float peak, Softmax& state) {
+inline Floats softmax_row(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t query,
+                          float* scores, float peak) {
   auto* out = reinterpret_cast<Unit*>(scores);
-  if (!p.dropout.threshold) return exponentiate(scores, group.columns, pending_scale(p) * log2_e, peak, out, state);
-  const float kept = exponentiate(scores, group.columns, pending_scale(p) * log2_e, peak, scores, state);
+  if (!p.dropout.threshold) return exponentiate(scores, group.columns, pending_scale(p) * log2_e, peak, out);
+  const Floats total = exponentiate(scores, group.columns, pending_scale(p) * log2_e, peak, scores);
   drop(p, group, batch, head, query, scores);
   narrow(scores, group.columns, out);
-  return kept;
+  return total;
+}
+
+// The same of one row by itself; returns by what the sums so far must be multiplied.
+template <class Unit>
+inline float softmax_of_row(const Problem& p, const TileGroup& group, int64_t batch, int64_t head, int64_t row_begin,
+                            int64_t row, float* scores, Softmax& state) {
+  const float peak = largest(row_peak(p, group, batch, head, row_begin, row, scores, state.most));
+  return take_up(p, peak, sum(softmax_row<Unit>(p, group, batch, head, row_begin + row, scores, peak)), state);
 }
 
 // Stores a row of the output, from the sums of values times powers, and its lse. Overwrites the sums of a row that saw

@@ -20,7 +20,7 @@ inline constexpr int max_rows = 12;  // with two vectors a row, 24 of 32 registe
 inline constexpr int max_rows = 6;  // 12 of 16
 #endif
 
-inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+inline constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 // What the operands are made of: units of 32 bits, each with the numbers of one k, or of several whose products are
 // added at once.
@@ -30,7 +30,10 @@ struct Single {
   using Unit = float;
   static constexpr int numbers = 1;
   static constexpr uint32_t signs = 0x80000000;
-  static Floats multiply_add(Floats sum, Floats a, Floats b) { return sum + a * b; }
+  template <class Vector>
+  static Vector multiply_add(Vector sum, Vector a, Vector b) {
+    return sum + a * b;
+  }
 };
 
 #if defined(__AVX512BF16__)
@@ -42,6 +45,10 @@ struct Pair {
   static Floats multiply_add(Floats sum, Words a, Words b) {
     return reinterpret_cast<Floats>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+  }
+  static HalfFloats multiply_add(HalfFloats sum, HalfWords a, HalfWords b) {
+    return reinterpret_cast<HalfFloats>(
+        _mm256_dpbf16_ps(reinterpret_cast<__m256>(sum), reinterpret_cast<__m256bh>(a), reinterpret_cast<__m256bh>(b)));
   }
 };
 #endif
@@ -63,50 +70,98 @@ inline int64_t units(int64_t count) {
   return (count + Arithmetic::numbers - 1) / Arithmetic::numbers;
 }
 
-// A(row, k) is a[row * stride + k], or, transposed, a[k * stride + row].
-template <class Arithmetic, int Rows, int Vectors, bool Transposed>
-[[gnu::noinline]] void product(const typename Arithmetic::Unit* a, const typename Arithmetic::Unit* b, int64_t b_step,
-                               int64_t steps, float* c, int64_t c_stride, bool add) {
-  Floats sums[Rows][Vectors];
+// A left side that does not lie in a block: rows so many units apart.
+template <class Unit>
+struct Rows {
+  const Unit* data;
+  int64_t apart;
+};
+
+template <class Unit>
+inline const Unit* begin_of(const Unit* block) {
+  return block;
+}
+template <class Unit>
+inline const Unit* begin_of(Rows<Unit> rows) {
+  return rows.data;
+}
+// A constant for a block, so that addresses need no arithmetic.
+template <class Unit>
+inline constexpr int64_t distance_of(const Unit*) {
+  return stride;
+}
+template <class Unit>
+inline int64_t distance_of(Rows<Unit> rows) {
+  return rows.apart;
+}
+
+// A(row, k) is a[row * stride + k], or, transposed, a[k * stride + row]. The columns are Halves half vectors; behind an
+// odd one, zeros are stored.
+template <class Arithmetic, int Height, int Halves, bool Transposed, class Left>
+[[gnu::noinline]] void product(Left left, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps, float* c,
+                               int64_t c_stride, bool add) {
+  const auto* a = begin_of(left);
+  const auto apart = distance_of(left);
+  constexpr int vectors = Halves / 2;
+  constexpr bool odd = Halves % 2 != 0;
+  Floats sums[Height][vectors + 1];  // the last one is not used
+  HalfFloats half_sums[Height];
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
+  for (int r = 0; r < Height; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       sums[r][v] = Floats{};
       // What is added to at the end is on its way meanwhile.
       __builtin_prefetch(c + r * c_stride + v * lanes, 1);
     }
+    if constexpr (odd) half_sums[r] = HalfFloats{};
+  }
   for (int64_t k = 0; k < steps; ++k) {
-    decltype(load(b)) columns[Vectors];
+    decltype(load(b)) columns[vectors + 1];
+    decltype(load_half(b)) half_columns;
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) columns[v] = load(b + v * lanes);
+    for (int v = 0; v < vectors; ++v) columns[v] = load(b + v * lanes);
+    if constexpr (odd) half_columns = load_half(b + vectors * lanes);
 #pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
+    for (int r = 0; r < Height; ++r) {
+      const auto number = splat(a[Transposed ? r : r * apart]);
 #pragma GCC unroll 2
-      for (int v = 0; v < Vectors; ++v)
-        sums[r][v] = Arithmetic::multiply_add(sums[r][v], splat(a[Transposed ? r : r * stride]), columns[v]);
-    a += Transposed ? stride : 1;
+      for (int v = 0; v < vectors; ++v) sums[r][v] = Arithmetic::multiply_add(sums[r][v], number, columns[v]);
+      if constexpr (odd) half_sums[r] = Arithmetic::multiply_add(half_sums[r], low_half(number), half_columns);
+    }
+    a += Transposed ? apart : 1;
     b += b_step;
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
+  for (int r = 0; r < Height; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       float* at = c + r * c_stride + v * lanes;
       // Added last: a long sum then has a rounding at its full size once a block, not once a term.
       store(at, add ? load(at) + sums[r][v] : sums[r][v]);
     }
+    if constexpr (odd) {
+      float* at = c + r * c_stride + vectors * lanes;
+      store(at, add ? load_half(at) + half_sums[r] : half_sums[r]);
+      store(at + lanes / 2, HalfFloats{});
+    }
+  }
 }
 
+template <int Number>
+struct Count {
+  static constexpr int value = Number;
+};
+
 // The product for a number of rows that is known at run time only, 1 to max_rows.
-template <class Arithmetic, int Vectors, bool Transposed, int Rows = max_rows>
-inline void product_of_rows(int rows, const typename Arithmetic::Unit* a, const typename Arithmetic::Unit* b,
-                            int64_t b_step, int64_t steps, float* c, int64_t c_stride, bool add) {
-  if constexpr (Rows > 1) {
-    if (rows < Rows)
-      return product_of_rows<Arithmetic, Vectors, Transposed, Rows - 1>(rows, a, b, b_step, steps, c, c_stride, add);
+template <class Arithmetic, int Halves, bool Transposed, int Height = max_rows, class Left>
+inline void product_of_rows(int rows, Left a, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps,
+                            float* c, int64_t c_stride, bool add) {
+  if constexpr (Height > 1) {
+    if (rows < Height)
+      return product_of_rows<Arithmetic, Halves, Transposed, Height - 1>(rows, a, b, b_step, steps, c, c_stride, add);
   }
-  product<Arithmetic, Rows, Vectors, Transposed>(a, b, b_step, steps, c, c_stride, add);
+  product<Arithmetic, Height, Halves, Transposed>(a, b, b_step, steps, c, c_stride, add);
 }
 
 // Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be one vector wide.
@@ -125,25 +180,43 @@ struct Panels {
   }
 };
 
+template <bool Transposed, class Unit>
+inline const Unit* rows_from(const Unit* block, int64_t row) {
+  return block + row * (Transposed ? 1 : stride);
+}
+template <bool Transposed, class Unit>
+inline Rows<Unit> rows_from(Rows<Unit> rows, int64_t row) {
+  return {rows.data + row * (Transposed ? 1 : rows.apart), rows.apart};
+}
+
 // C += A B for `rows` rows of A, `steps` units of k from the panels' row `step` on, and panels from column_begin (the
-// begin of one) to column_end. C's columns count from column_begin.
-template <class Arithmetic, bool Transposed>
-inline void multiply(const typename Arithmetic::Unit* a, int64_t rows, const Panels<typename Arithmetic::Unit>& b,
-                     int64_t step, int64_t steps, int64_t column_begin, int64_t column_end, float* c, int64_t c_stride,
-                     bool add) {
+// begin of one) to column_end. C's columns count from column_begin, and are whole vectors. Narrow: a half vector is not
+// multiplied where column_end leaves it out, and zeros are stored there; more code, for products of few columns.
+template <class Arithmetic, bool Transposed, bool Narrow = false, class Left>
+inline void multiply(Left a, int64_t rows, const Panels<typename Arithmetic::Unit>& b, int64_t step, int64_t steps,
+                     int64_t column_begin, int64_t column_end, float* c, int64_t c_stride, bool add) {
+  constexpr int last = Narrow && lanes > 4 ? 1 : 0;  // a vector of four is not worth halving
   // Groups of rows as equal as can be: a group of one or two would leave the multipliers waiting for each other.
   const int64_t groups = (rows + max_rows - 1) / max_rows;
   for (int64_t column = column_begin; column < column_end; column += panel_width) {
     const auto* panel = b.at(step, column);
-    const int64_t step_size = b.step_size(column);
+    const int64_t step_size = b.step_size(column), left = column_end - column;
     for (int64_t group = 0, row = 0; group < groups; ++group) {
       const int height = static_cast<int>(rows / groups + (group < rows % groups));
-      const auto* block = a + row * (Transposed ? 1 : stride);
+      const auto block = rows_from<Transposed>(a, row);
       float* out = c + row * c_stride + column - column_begin;
-      if (column_end - column > lanes)
-        product_of_rows<Arithmetic, 2, Transposed>(height, block, panel, step_size, steps, out, c_stride, add);
+      const auto run = [&](auto halves) {
+        product_of_rows<Arithmetic, decltype(halves)::value, Transposed>(height, block, panel, step_size, steps, out,
+                                                                         c_stride, add);
+      };
+      if (left > lanes + lanes / 2)
+        run(Count<4>{});
+      else if (left > lanes)
+        run(Count<4 - last>{});
+      else if (left > lanes / 2)
+        run(Count<2>{});
       else
-        product_of_rows<Arithmetic, 1, Transposed>(height, block, panel, step_size, steps, out, c_stride, add);
+        run(Count<2 - last>{});
       row += height;
     }
   }

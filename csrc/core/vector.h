@@ -32,8 +32,29 @@ inline Floats load(const float* p) { return *reinterpret_cast<const LooseFloats*
 inline void store(float* p, Floats x) { *reinterpret_cast<LooseFloats*>(p) = x; }
 inline Words load(const uint32_t* p) { return *reinterpret_cast<const LooseWords*>(p); }
 inline void store(uint32_t* p, Words x) { *reinterpret_cast<LooseWords*>(p) = x; }
+// Half of one, for the last columns of a product.
+typedef float HalfFloats __attribute__((vector_size(lanes * 2)));
+typedef uint32_t HalfWords __attribute__((vector_size(lanes * 2)));
+typedef float LooseHalfFloats __attribute__((vector_size(lanes * 2), aligned(4), may_alias));
+typedef uint32_t LooseHalfWords __attribute__((vector_size(lanes * 2), aligned(4), may_alias));
+
+inline HalfFloats load_half(const float* p) { return *reinterpret_cast<const LooseHalfFloats*>(p); }
+inline void store(float* p, HalfFloats x) { *reinterpret_cast<LooseHalfFloats*>(p) = x; }
+inline HalfWords load_half(const uint32_t* p) { return *reinterpret_cast<const LooseHalfWords*>(p); }
+
 inline Floats splat(float x) { return x - Floats{}; }
 inline Words splat(uint32_t x) { return x + Words{}; }
+
+inline HalfFloats low_half(Floats x) {
+  HalfFloats half;
+  __builtin_memcpy(&half, &x, sizeof half);
+  return half;
+}
+inline HalfWords low_half(Words x) {
+  HalfWords half;
+  __builtin_memcpy(&half, &x, sizeof half);
+  return half;
+}
 
 // The larger of each pair; b where one is NaN.
 inline Floats larger(Floats a, Floats b) {
@@ -150,6 +171,30 @@ inline void sum4(const Floats x[4], float out[4]) {
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
 #else
   for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);
+#endif
+}
+
+// The largest lane of each of four vectors; NaNs may be passed over.
+inline void largest4(const Floats x[4], float out[4]) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const auto half = [](Floats y) {
+    const __m512 wide = reinterpret_cast<__m512>(y);
+    return _mm256_max_ps(_mm512_castps512_ps256(wide), _mm512_extractf32x8_ps(wide, 1));
+  };
+#else
+  const auto half = [](Floats y) { return reinterpret_cast<__m256>(y); };
+#endif
+  const __m256 a = half(x[0]), b = half(x[1]), c = half(x[2]), d = half(x[3]);
+  const __m256 ab = _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  const __m256 cd = _mm256_max_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+  const __m256 all = _mm256_max_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(out, _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+  for (int i = 0; i < 4; ++i) {
+    const float a = x[i][0] > x[i][1] ? x[i][0] : x[i][1], b = x[i][2] > x[i][3] ? x[i][2] : x[i][3];
+    out[i] = a > b ? a : b;
+  }
 #endif
 }
 

@@ -1,5 +1,6 @@
 // The attention kernels against naive sums in double, for the sanitizers: every capability, random shapes, strides,
-// masks, biases and dropout, forward and backward, in exactly sized memory, so that a read past the end is seen.
+// sources, masks, biases and dropout, forward and backward, in exactly sized memory, so that a read past the end is
+// seen.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -226,13 +227,85 @@ uint32_t word_of(uint64_t seed, int64_t matrix, int64_t i, int64_t j) {
 
 int checks = 0;
 
-struct Case {
+// Keys and values with their own mask and bias, and what their gradients should be.
+struct RandomSource {
   Shape s;
-  Dtype dtype;
   RandomMask mask;
   RandomBias bias;
+  Tensor k, v, dk, dv;
+  Doubles want_k, want_v;
+  std::vector<double> want_bias, summed;
+
+  RandomSource(const Shape& shape, Dtype dtype)
+      : s(shape),
+        mask(s),
+        bias(s),
+        k(dtype, s.batches, s.key_heads, s.keys, s.depth),
+        v(dtype, s.batches, s.key_heads, s.keys, s.value_depth),
+        dk(dtype, s.batches, s.key_heads, s.keys, s.depth),
+        dv(dtype, s.batches, s.key_heads, s.keys, s.value_depth),
+        want_k(s.batches, s.key_heads, s.keys, s.depth),
+        want_v(s.batches, s.key_heads, s.keys, s.value_depth),
+        want_bias(static_cast<size_t>(bias.count)),
+        summed(want_bias.size()) {
+    k.randomize(), v.randomize();
+  }
+
+  Source argument() const {
+    return {s.keys,
+            k.operand(),
+            v.operand(),
+            {mask.program.data(), static_cast<int64_t>(mask.program.size()), mask.tensors.data()},
+            bias.argument()};
+  }
+};
+
+struct Case {
+  Shape s;  // its keys are not used: each source has its own
+  Dtype dtype;
   double scale;
   Dropout dropout;
+  std::vector<RandomSource> sources;
+  Tensor q, out, grad_out, dq;
+  std::vector<float> lse, grad_lse;
+  bool lse_graded = coin();
+  std::vector<Source> given;
+  std::vector<SourceGradients> asked;
+
+  Case(const Shape& shape, const std::vector<int64_t>& lengths, Dtype type, double factor, const Dropout& drop)
+      : s(shape),
+        dtype(type),
+        scale(factor),
+        dropout(drop),
+        q(dtype, s.batches, s.heads, s.queries, s.depth),
+        out(dtype, s.batches, s.heads, s.queries, s.value_depth),
+        grad_out(dtype, s.batches, s.heads, s.queries, s.value_depth),
+        dq(dtype, s.batches, s.heads, s.queries, s.depth),
+        lse(static_cast<size_t>(s.batches * s.heads * s.queries)),
+        grad_lse(lse.size()) {
+    q.randomize(), grad_out.randomize();
+    for (float& x : grad_lse) x = static_cast<float>(draw_number());
+    for (int64_t keys : lengths) {
+      Shape own = s;
+      own.keys = keys;
+      sources.emplace_back(own, dtype);
+    }
+    for (const RandomSource& source : sources) {
+      given.push_back(source.argument());
+      asked.push_back({source.dk.operand(), source.dv.operand(), source.bias.gradient()});
+    }
+  }
+
+  Problem problem() {
+    Problem made{s.batches,   s.heads,       s.key_heads, s.queries,
+                 s.depth,     s.value_depth, dtype,       static_cast<float>(scale),
+                 q.operand(), out.operand(), lse.data(),  dropout};
+    lay_out(made, given.data(), static_cast<int64_t>(given.size()));
+    return made;
+  }
+  Gradients gradients() const {
+    return {grad_out.operand(), lse_graded ? grad_lse.data() : nullptr, dq.operand(), asked.data()};
+  }
 
   // A few roundings of numbers as large as the largest there are.
   void compare(const char* what, Tensor& got, Doubles& want) {
@@ -248,125 +321,115 @@ struct Case {
   void expect(double got, double want, double tolerance, const char* what) {
     ++checks;
     if (got == want || std::fabs(got - want) <= tolerance) return;
-    std::printf("FAILED: %s is %g, not %g, at %s: dtype %d, B %d, H %d, Hk %d, L %d, S %d, D %d, Dv %d, %s, bias %d\n",
-                what, got, want, capability_name(current_capability()), static_cast<int>(dtype),
-                static_cast<int>(s.batches), static_cast<int>(s.heads), static_cast<int>(s.key_heads),
-                static_cast<int>(s.queries), static_cast<int>(s.keys), static_cast<int>(s.depth),
-                static_cast<int>(s.value_depth), mask.name.c_str(), static_cast<int>(bias.form));
+    std::printf("FAILED: %s is %g, not %g, at %s: dtype %d, B %d, H %d, Hk %d, L %d, D %d, Dv %d\n", what, got, want,
+                capability_name(current_capability()), static_cast<int>(dtype), static_cast<int>(s.batches),
+                static_cast<int>(s.heads), static_cast<int>(s.key_heads), static_cast<int>(s.queries),
+                static_cast<int>(s.depth), static_cast<int>(s.value_depth));
+    for (const RandomSource& source : sources)
+      std::printf("  %d keys, %s, bias %d\n", static_cast<int>(source.s.keys), source.mask.name.c_str(),
+                  static_cast<int>(source.bias.form));
     std::exit(1);
   }
 
-  void run() {
-    const auto tensor = [&](int64_t heads, int64_t rows, int64_t columns) {
-      return Tensor(dtype, s.batches, heads, rows, columns);
-    };
-    Tensor q = tensor(s.heads, s.queries, s.depth), k = tensor(s.key_heads, s.keys, s.depth),
-           v = tensor(s.key_heads, s.keys, s.value_depth), out = tensor(s.heads, s.queries, s.value_depth),
-           grad_out = tensor(s.heads, s.queries, s.value_depth), dq = tensor(s.heads, s.queries, s.depth),
-           dk = tensor(s.key_heads, s.keys, s.depth), dv = tensor(s.key_heads, s.keys, s.value_depth);
-    q.randomize(), k.randomize(), v.randomize(), grad_out.randomize();
-    const int64_t rows = s.batches * s.heads * s.queries;
-    const auto lse = std::make_unique<float[]>(static_cast<size_t>(rows));
-    const auto grad_lse = std::make_unique<float[]>(static_cast<size_t>(rows));
-    for (int64_t i = 0; i < rows; ++i) grad_lse[static_cast<size_t>(i)] = static_cast<float>(draw_number());
-    const bool lse_graded = coin();
-
-    const Problem problem{s.batches,
-                          s.heads,
-                          s.key_heads,
-                          s.queries,
-                          s.keys,
-                          s.depth,
-                          s.value_depth,
-                          dtype,
-                          static_cast<float>(scale),
-                          q.operand(),
-                          k.operand(),
-                          v.operand(),
-                          out.operand(),
-                          lse.get(),
-                          {mask.program.data(), static_cast<int64_t>(mask.program.size()), mask.tensors.data()},
-                          bias.argument(),
-                          dropout};
-    forward(problem, 2);
-    backward(problem,
-             {grad_out.operand(), lse_graded ? grad_lse.get() : nullptr, dq.operand(), dk.operand(), dv.operand(),
-              bias.gradient()},
-             2);
-
-    Doubles want(s.batches, s.heads, s.queries, s.value_depth), want_q(s.batches, s.heads, s.queries, s.depth),
-        want_k(s.batches, s.key_heads, s.keys, s.depth), want_v(s.batches, s.key_heads, s.keys, s.value_depth);
-    std::vector<double> want_bias(static_cast<size_t>(bias.count)), summed(want_bias.size());
-    std::vector<double> p(static_cast<size_t>(s.keys)), grad_p(p.size()), kept(p.size());
+  void verify() {
+    Doubles want(s.batches, s.heads, s.queries, s.value_depth), want_q(s.batches, s.heads, s.queries, s.depth);
+    std::vector<int64_t> firsts, places;
+    int64_t keys = 0, end = 0;
+    for (const RandomSource& source : sources) {
+      firsts.push_back(keys), keys += source.s.keys;
+      places.push_back((end + 63) / 64 * 64), end = source.s.keys ? places.back() + source.s.keys : end;
+    }
+    std::vector<double> p(static_cast<size_t>(keys)), grad_p(p.size()), kept(p.size());
     for (int64_t b = 0; b < s.batches; ++b)
       for (int64_t h = 0; h < s.heads; ++h)
         for (int64_t i = 0; i < s.queries; ++i) {
           const int64_t key_head = h / (s.heads / s.key_heads), row = (b * s.heads + h) * s.queries + i;
           double most = -infinity, total = 0, delta = lse_graded ? -grad_lse[static_cast<size_t>(row)] : 0;
+          // f(source, key, its number among all, its place)
           const auto each_key = [&](auto&& f) {
-            for (int64_t j = 0; j < s.keys; ++j) f(j, static_cast<size_t>(j));
+            for (size_t n = 0; n < sources.size(); ++n)
+              for (int64_t j = 0; j < sources[n].s.keys; ++j)
+                f(sources[n], j, static_cast<size_t>(firsts[n] + j), places[n] + j);
           };
-          each_key([&](int64_t j, size_t at) {
+          each_key([&](RandomSource& x, int64_t j, size_t at, int64_t) {
             double score = 0;
-            for (int64_t c = 0; c < s.depth; ++c) score += q.at(b, h, i, c) * k.at(b, key_head, j, c);
-            score = score * scale + (bias.data ? bias.data[bias.place(b, h, i, j)] : 0);
-            p[at] = mask.visible(b, h, i, j) ? score : -infinity;
+            for (int64_t c = 0; c < s.depth; ++c) score += q.at(b, h, i, c) * x.k.at(b, key_head, j, c);
+            score = score * scale + (x.bias.data ? x.bias.data[x.bias.place(b, h, i, j)] : 0);
+            p[at] = x.mask.visible(b, h, i, j) ? score : -infinity;
             most = std::max(most, p[at]);
           });
           if (most == -infinity) most = 0;
           for (double& x : p) total += x = std::exp(x - most);
           const double want_lse = total == 0 ? -infinity : most + std::log(total);
           expect(lse[static_cast<size_t>(row)], want_lse, 1e-5 * std::max(1.0, std::fabs(want_lse)), "lse");
-          each_key([&](int64_t j, size_t at) {
+          each_key([&](RandomSource& x, int64_t j, size_t at, int64_t place) {
             p[at] = total == 0 ? 0 : p[at] / total;
-            const bool keep = !dropout.threshold || word_of(dropout.seed, b * s.heads + h, i, j) >= dropout.threshold;
+            const bool keep =
+                !dropout.threshold || word_of(dropout.seed, b * s.heads + h, i, place) >= dropout.threshold;
             kept[at] = keep ? static_cast<double>(dropout.kept_scale) : 0;
             grad_p[at] = 0;
             for (int64_t c = 0; c < s.value_depth; ++c) {
-              const double x = v.at(b, key_head, j, c), g = grad_out.at(b, h, i, c);
-              want(b, h, i, c) += kept[at] * p[at] * x;
-              grad_p[at] += kept[at] * g * x;
-              want_v(b, key_head, j, c) += kept[at] * p[at] * g;
+              const double value = x.v.at(b, key_head, j, c), g = grad_out.at(b, h, i, c);
+              want(b, h, i, c) += kept[at] * p[at] * value;
+              grad_p[at] += kept[at] * g * value;
+              x.want_v(b, key_head, j, c) += kept[at] * p[at] * g;
             }
           });
           // Of the rounded output, as in the reference.
           for (int64_t c = 0; c < s.value_depth; ++c) delta += grad_out.at(b, h, i, c) * out.at(b, h, i, c);
-          each_key([&](int64_t j, size_t at) {
+          each_key([&](RandomSource& x, int64_t j, size_t at, int64_t) {
             const double grad_score = p[at] * (grad_p[at] - delta);
-            if (bias.data) {
-              want_bias[bias.place(b, h, i, j)] += grad_score;
-              summed[bias.place(b, h, i, j)] += std::fabs(grad_score);
+            if (x.bias.data) {
+              x.want_bias[x.bias.place(b, h, i, j)] += grad_score;
+              x.summed[x.bias.place(b, h, i, j)] += std::fabs(grad_score);
             }
             for (int64_t c = 0; c < s.depth; ++c) {
-              want_q(b, h, i, c) += scale * grad_score * k.at(b, key_head, j, c);
-              want_k(b, key_head, j, c) += scale * grad_score * q.at(b, h, i, c);
+              want_q(b, h, i, c) += scale * grad_score * x.k.at(b, key_head, j, c);
+              x.want_k(b, key_head, j, c) += scale * grad_score * q.at(b, h, i, c);
             }
           });
         }
     compare("out", out, want);
     compare("gradient of query", dq, want_q);
-    compare("gradient of key", dk, want_k);
-    compare("gradient of value", dv, want_v);
-    double largest = 1;
-    for (double x : summed) largest = std::max(largest, x);  // thousands of numbers may cancel
-    for (size_t i = 0; i < want_bias.size(); ++i)
-      expect(bias.grad[i], want_bias[i], largest * 16 * epsilon(dtype), "gradient of bias");
+    for (RandomSource& source : sources) {
+      compare("gradient of key", source.dk, source.want_k);
+      compare("gradient of value", source.dv, source.want_v);
+      double largest = 1;
+      for (double x : source.summed) largest = std::max(largest, x);  // thousands of numbers may cancel
+      for (size_t i = 0; i < source.want_bias.size(); ++i)
+        expect(source.bias.grad[i], source.want_bias[i], largest * 16 * epsilon(dtype), "gradient of bias");
+    }
   }
 };
 
+// One or two problems in a call, each with one to three sources.
 void check() {
-  const int64_t key_heads = draw(1, 2), heads = key_heads * draw(1, 3);
-  const Shape s{draw(1, 2),
-                heads,
-                key_heads,
-                one_of({0, 1, 2, 13, 50, 65, 100}),
-                one_of({0, 1, 3, 31, 64, 65, 130, 270}),
-                one_of({1, 7, 16, 40, 64, 72}),
-                one_of({1, 5, 16, 33, 64, 80})};
-  const auto dtype = static_cast<Dtype>(draw(0, 2));
-  const double scale = one_of({1, 1, -1}) * 0.25;
-  const uint32_t threshold = coin() ? 0 : 0x40000000u;
-  Case{s, dtype, RandomMask(s), RandomBias(s), scale, {threshold, generator(), threshold ? 4.0f / 3 : 1.0f}}.run();
+  std::vector<std::unique_ptr<Case>> cases;
+  std::vector<Problem> problems;
+  std::vector<Gradients> gradients;
+  for (int64_t i = draw(1, 2); i > 0; --i) {
+    const int64_t key_heads = draw(1, 2), heads = key_heads * draw(1, 3);
+    const Shape s{draw(1, 2),
+                  heads,
+                  key_heads,
+                  one_of({0, 1, 2, 13, 50, 65, 100}),
+                  0,
+                  one_of({1, 7, 16, 40, 64, 72}),
+                  one_of({1, 5, 16, 33, 64, 80})};
+    std::vector<int64_t> lengths = {one_of({0, 1, 3, 31, 64, 65, 130, 270})};
+    while (draw(0, 2) == 0 && lengths.size() < 3) lengths.push_back(one_of({0, 1, 20, 64, 100}));
+    const auto dtype = static_cast<Dtype>(draw(0, 2));
+    const double scale = one_of({1, 1, -1}) * 0.25;
+    const uint32_t threshold = coin() ? 0 : 0x40000000u;
+    const Dropout dropout{threshold, generator(), threshold ? 4.0f / 3 : 1.0f};
+    cases.push_back(std::make_unique<Case>(s, lengths, dtype, scale, dropout));
+    problems.push_back(cases.back()->problem());
+    gradients.push_back(cases.back()->gradients());
+  }
+  const auto count = static_cast<int64_t>(problems.size());
+  forward(problems.data(), count, 2);
+  backward(problems.data(), gradients.data(), count, 2);
+  for (const auto& each : cases) each->verify();
 }
 
 }  // namespace
@@ -375,7 +438,7 @@ int main() {
   for (int level = 0; level <= static_cast<int>(detected_capability()); ++level) {
     set_current_capability(static_cast<Capability>(level));
     generator.seed(1);
-    for (int i = 0; i < 150; ++i) check();
+    for (int i = 0; i < 100; ++i) check();
   }
   std::printf("attention: %d checks passed on %d capabilities\n", checks, static_cast<int>(detected_capability()) + 1);
   return 0;
