@@ -157,7 +157,7 @@ def rows() -> list[dict[str, Any]]:
             contest.check()
             case = contest.case if isinstance(contest, Contest) else None
             for backward in (False, True):
-                times = alternate(contest.calls(backward), seconds=1.5)
+                times = alternate(contest.calls(backward), seconds=1.0)
                 peer = min(seconds for name, seconds in times.items() if name != "xmkern")
                 sdpa = round(1e3 * times["sdpa"], 3) if "sdpa" in times else ""
                 out.append(

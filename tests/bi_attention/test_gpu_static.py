@@ -1,5 +1,5 @@
 """What can be known of the Triton kernels of attention both ways without a GPU: as the launcher asks for them, they
-compile for each chip, do not spill, fit its shared memory and use its matrix units. Values: test_triton.py.
+compile for each chip, do not spill, fit its shared memory and use matrix units. Values: test_triton.py.
 
 ``XMKERN_THOROUGH=1`` compiles many more of them.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.compiled import MATRIX_UNITS, SHARED_BYTES, THOROUGH, compiler
+from tests.compiled import SHARED_BYTES, THOROUGH, compiler
 from xmkern.ops.bi_attention import triton as launcher
 
 STACK = 40  # bytes of what a loop does not change
@@ -21,13 +21,12 @@ def assert_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """assert_fit(chip, **a call) checks the kernels that its forward and backward launch"""
     compile_for = compiler(monkeypatch, tmp_path)
 
-    def check(chip: int, units: str = "mma", **call: Any) -> None:
-        """units: of the instruction that multiplies matrices."""
+    def check(chip: int, **call: Any) -> None:
         kernels = compile_for(chip, lambda: run(**call))
         assert {kernel.name for kernel in kernels} == {"forward_kernel", "gradient_kernel"}
         for kernel in kernels:
             kernel.assert_fits(chip, STACK)
-            assert units in kernel.ptx or "mma" in kernel.ptx, kernel.name
+            assert "mma" in kernel.ptx, kernel.name  # of any generation: some tiles are smaller than the newest takes
 
     return check
 
@@ -51,7 +50,7 @@ def run(
 @pytest.mark.parametrize("chip", [80, 90, 100], ids="sm_{}".format)
 def test_regions_and_words(assert_fit: Any, chip: int, form: tuple[bool, bool]) -> None:
     tanh, softmax = form
-    assert_fit(chip, MATRIX_UNITS[chip], tanh=tanh, softmax=softmax)
+    assert_fit(chip, tanh=tanh, softmax=softmax)
 
 
 @THOROUGH
