@@ -43,8 +43,6 @@ inline void load_query(const Problem& p, int64_t batch, int64_t head, int64_t ro
       store(words + r * stride + c, load(words + r * stride + c) ^ splat(Arithmetic::signs));
 }
 
-<<<<<<< HEAD
-=======
 // Whether rows of a tensor are made of units as they lie, so that products can read them there.
 template <class Arithmetic, Dtype dtype>
 inline bool in_units(const Operand& x, int64_t columns) {
@@ -71,14 +69,6 @@ inline Rows<typename Arithmetic::Unit> query_rows(const Problem& p, int64_t batc
   return {block, stride};
 }
 
-template <Dtype dtype>
-inline void store_row(void* out, const float* row, int64_t columns, float scale) {
-  int64_t c = 0;
-  for (; c + lanes <= columns; c += lanes) store_floats<dtype>(out, c, load(row + c) * scale);
-  for (; c < columns; ++c) store_float<dtype>(out, c, row[c] * scale);
-}
-
->>>>>>> fuse
 inline int64_t tile_count(const Problem& p) { return (p.places + tile_keys - 1) / tile_keys; }
 
 inline const Source& source_of(const Problem& p, int64_t tile) {

@@ -97,9 +97,7 @@ def test_key_values_are_held_over_a_loop():
     text = xf.KeyValue(key, value, masks.key_lengths(torch.tensor([5, 2])))
     out = xf.cross_attention(query, [text])
     assert torch.equal(out, xf.attention(query, key, value, text.mask))
-    grads = [
-        torch.autograd.grad(xf.cross_attention(query, [text, (x, x)]).square().sum(), (key, value)) for x in own
-    ]
+    grads = [torch.autograd.grad(xf.cross_attention(query, [text, (x, x)]).square().sum(), (key, value)) for x in own]
     total = sum(xf.cross_attention(query, [text, (x, x)]).square().sum() for x in own)
     for got, parts in zip(torch.autograd.grad(total, (key, value)), zip(*grads, strict=True), strict=True):
         torch.testing.assert_close(got, sum(parts))
@@ -120,7 +118,10 @@ def cross(lengths, table, *given):
 @pytest.mark.parametrize("call", [co, cross])
 def test_compiled_values_and_gradients(call, backend):
     torch._dynamo.reset()
-    lengths, given = torch.tensor([5, 3]), [*tensors((13, 4), grad=True), *(x.clone().requires_grad_() for x in STREAMS)]
+    lengths, given = (
+        torch.tensor([5, 3]),
+        [*tensors((13, 4), grad=True), *(x.clone().requires_grad_() for x in STREAMS)],
+    )
     results = []
     for each in (call, torch.compile(call, fullgraph=True, backend=backend)):
         out = each(lengths, *given)
