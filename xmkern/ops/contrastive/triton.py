@@ -7,7 +7,7 @@ gradient of x, and by x for that of y. A kernel that kept them on the chip would
 for which a row of 512 numbers and more leaves no tile large enough to be fast, and to compute the logits once more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class _Call:
             _vectors(x_offset, y_offset),
         )
         self.sizes = (len(x), len(y), x.shape[1] // unit)
-        self.tiles = tiles = _tiles(x, y, backward)
+        self.tiles = tiles = _tiles(kind, x, y, backward)
         self.constants = {
             "KIND": kind,
             "EVEN": x.shape[1] % tiles.depth == 0,
@@ -205,9 +205,12 @@ def _wide_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
 
 
-def _tiles(x: Tensor, y: Tensor, backward: bool) -> Tiles:
-    *large, small = _TILES[x.element_size(), gpu.chip_of(x.device).sort]
+def _tiles(kind: str, x: Tensor, y: Tensor, backward: bool) -> Tiles:
+    sort = gpu.chip_of(x.device).sort
+    *large, small = _TILES[x.element_size(), sort]
     tiles = large[backward]
+    if kind == "mil" and not backward and (sort == "small" or x.element_size() == 4):
+        tiles = replace(tiles, columns=min(tiles.columns, 64))  # two sums a row: registers must be left for them
     rows = min(len(x), _STRIP) if backward else len(x)
     if cdiv(rows, tiles.rows) * cdiv(len(y), tiles.columns) < _PROGRAMS // 4:
         tiles = small
