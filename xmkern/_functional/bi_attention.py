@@ -31,11 +31,12 @@ def bi_attention(
 
         out_a = softmax(C, over the rows of b) v_b        out_b = softmax(C, over the rows of a)^T v_a
 
-    as in BiDAF (Seo et al., 2017) and the matching modules of R3Net and M-VAM; without normalization out_a = C v_b and
-    out_b = C^T v_a, which with tanh is the parallel co-attention of Lu et al. (2016), eq. 3 and 4 (its pooled form is
-    :func:`parallel_co_attention`). A learned bilinear affinity a W b^T is that of a W and b. Memory, of the forward and
-    of what is kept for the backward, grows with L and S, not with their product. Sums are in float32 for float32,
-    bfloat16 and float16; float64 is served by the reference. Under autocast all four are cast.
+    as in Dynamic Coattention Networks (Xiong et al., 2017) and in the mirrored matching of R3Net and M-VAM; without
+    normalization out_a = C v_b and out_b = C^T v_a, which with tanh is the parallel co-attention of Lu et al.
+    (2016), eq. 3 and 4 (its pooled form is :func:`parallel_co_attention`). A learned bilinear affinity a W b^T is
+    that of a W and b. Memory, of the forward and of what is kept for the backward, grows with L and S, not with
+    their product. Sums are in float32 for float32, bfloat16 and float16; float64 is served by the reference. Under
+    autocast all four are cast.
 
     Args:
         a: [B, H, L, D], or [B, L, D] where there are no heads, and then likewise for the others.
