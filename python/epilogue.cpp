@@ -23,9 +23,9 @@ Rows rows(const RowNumbers& n) { return {at<void>(n[0]), n[1], static_cast<xmker
 Numbers numbers(const VectorNumbers& n) { return {at<void>(n[0]), static_cast<xmkern::Dtype>(n[1]), n[2] != 0}; }
 
 AddNorm add_norm_problem(const Shape& shape, const std::array<RowNumbers, 4>& operands,
-                         const std::array<VectorNumbers, 5>& parameters, const std::array<bool, 4>& flags, float eps,
-                         int64_t epsilons, const DropoutNumbers& dropout) {
-  const auto [inner, outer, rms, drops] = flags;
+                         const std::array<VectorNumbers, 5>& parameters, const std::array<bool, 5>& flags, float eps,
+                         int64_t moments, const DropoutNumbers& dropout) {
+  const auto [inner, outer, rms, pb_relax, drops] = flags;
   const auto [threshold, seed, scale] = dropout;
   return {shape[0],
           shape[1],
@@ -42,7 +42,8 @@ AddNorm add_norm_problem(const Shape& shape, const std::array<RowNumbers, 4>& op
           outer,
           rms,
           eps,
-          at<float>(epsilons),
+          pb_relax,
+          at<float>(moments),
           {threshold, seed, scale, drops}};
 }
 
@@ -65,17 +66,17 @@ void bind_epilogue(py::module_& module) {
   py::module_ epilogue = module.def_submodule("epilogue");
 
   epilogue.def("add_norm", [](const Shape& shape, const std::array<RowNumbers, 4>& operands,
-                              const std::array<VectorNumbers, 5>& parameters, const std::array<bool, 4>& flags,
-                              float eps, int64_t epsilons, const DropoutNumbers& dropout, int threads) {
-    const AddNorm problem = add_norm_problem(shape, operands, parameters, flags, eps, epsilons, dropout);
+                              const std::array<VectorNumbers, 5>& parameters, const std::array<bool, 5>& flags,
+                              float eps, int64_t moments, const DropoutNumbers& dropout, int threads) {
+    const AddNorm problem = add_norm_problem(shape, operands, parameters, flags, eps, moments, dropout);
     py::gil_scoped_release release;
     add_norm(problem, threads);
   });
   epilogue.def("add_norm_backward", [](const Shape& shape, const std::array<RowNumbers, 4>& operands,
-                                       const std::array<VectorNumbers, 5>& parameters, const std::array<bool, 4>& flags,
-                                       float eps, int64_t epsilons, const DropoutNumbers& dropout,
+                                       const std::array<VectorNumbers, 5>& parameters, const std::array<bool, 5>& flags,
+                                       float eps, int64_t moments, const DropoutNumbers& dropout,
                                        const std::array<RowNumbers, 4>& gradients, int64_t of_parameters, int threads) {
-    const AddNorm problem = add_norm_problem(shape, operands, parameters, flags, eps, epsilons, dropout);
+    const AddNorm problem = add_norm_problem(shape, operands, parameters, flags, eps, moments, dropout);
     const AddNormGradients grads = {rows(gradients[0]), rows(gradients[1]), rows(gradients[2]), rows(gradients[3]),
                                     at<float>(of_parameters)};
     py::gil_scoped_release release;

@@ -105,16 +105,16 @@ int64_t count(std::initializer_list<Numbers> parameters) {
   return std::count_if(parameters.begin(), parameters.end(), [](const Numbers& n) { return n.data != nullptr; });
 }
 
-// By what epsilon a norm of numbers up to `peak` does what it does of them over an eighth of that.
-void relax(const AddNorm& p, bool of_sum, int threads) {
+// The epsilon by which a norm does what it does by `eps` of numbers over an eighth of the greatest.
+float relaxed(const AddNorm& p, const float* epsilons, bool of_sum, int threads) {
   const NormKernel& kernel = norm_kernels.pick();
   const int64_t block_rows = std::max(rows_a_task(p.columns), ceil_div(p.rows, most_blocks));
   float peaks[most_blocks] = {};
   for_blocks(p.rows, block_rows, threads, [&](int64_t block, int64_t begin, int64_t end) {
-    peaks[block] = kernel.peak(p, of_sum, begin, end, scratch(norm_rows, p.columns));
+    peaks[block] = kernel.peak(p, epsilons, of_sum, begin, end, scratch(norm_rows, p.columns));
   });
   const float scale = *std::max_element(peaks, peaks + most_blocks) / 8;
-  p.epsilons[of_sum] = p.rows == 0 ? p.eps : p.eps * (scale * scale);
+  return p.eps * (scale * scale);
 }
 
 }  // namespace
@@ -122,14 +122,12 @@ void relax(const AddNorm& p, bool of_sum, int threads) {
 void add_norm(const AddNorm& given, int threads) {
   AddNorm p = given;
   stream_if_large(p.rows * p.columns, {p.x, p.residual}, {&p.sum, &p.out});
-  if (p.epsilons != nullptr) {
-    p.epsilons[0] = p.epsilons[1] = p.eps;
-    if (p.inner) relax(p, false, threads);
-    if (p.outer) relax(p, true, threads);
-  }
+  float epsilons[2] = {p.eps, p.eps};
+  if (p.pb_relax && p.inner) epsilons[0] = relaxed(p, epsilons, false, threads);
+  if (p.pb_relax && p.outer) epsilons[1] = relaxed(p, epsilons, true, threads);
   const NormKernel& kernel = norm_kernels.pick();
   for_blocks(p.rows, rows_a_task(p.columns), threads, [&](int64_t, int64_t begin, int64_t end) {
-    kernel.forward(p, begin, end, scratch(norm_rows, p.columns));
+    kernel.forward(p, epsilons, begin, end, scratch(norm_rows, p.columns));
   });
 }
 

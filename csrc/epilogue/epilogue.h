@@ -36,7 +36,8 @@ struct AddNorm {
   Numbers linear_bias, inner_weight, inner_bias, weight, bias;
   bool inner, outer, rms;
   float eps;
-  float* epsilons;  // of the inner and the outer norm, if they are relaxed: the forward writes them
+  bool pb_relax;   // eps is times the square of an eighth of the greatest absolute number of what is normalised
+  float* moments;  // [norm, 2, row]: the mean and the scale of each norm, the inner first; the backward reads them
   Dropout dropout;
 };
 

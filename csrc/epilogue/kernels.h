@@ -6,15 +6,17 @@
 
 namespace xmkern::epilogue {
 
-constexpr int64_t padded(int64_t columns) { return (columns + 63) / 64 * 64; }
+// Not a power of two, which would put the same column of all rows in the same few lines of a cache.
+constexpr int64_t padded(int64_t columns) { return columns / 64 * 64 + 128; }
 
 // Rows of working memory.
-inline constexpr int64_t norm_rows = 9, element_rows = 6;
+inline constexpr int64_t norm_rows = 13, element_rows = 6;
 
 struct NormKernel {
-  void (*forward)(const AddNorm&, int64_t begin, int64_t end, float* memory);
+  // epsilons: of the inner and the outer norm.
+  void (*forward)(const AddNorm&, const float* epsilons, int64_t begin, int64_t end, float* memory);
   // The greatest absolute number of what goes into the inner norm, or of the sum.
-  float (*peak)(const AddNorm&, bool of_sum, int64_t begin, int64_t end, float* memory);
+  float (*peak)(const AddNorm&, const float* epsilons, bool of_sum, int64_t begin, int64_t end, float* memory);
   void (*backward)(const AddNorm&, const AddNormGradients&, int64_t begin, int64_t end, float* sums, float* memory);
 };
 

@@ -41,32 +41,6 @@ struct Gates {
   }
 };
 
-// Pieces of rows as numbers of one dtype: where they lie, or copies in working memory.
-class Pieces {
- public:
-  template <class... Others>
-  explicit Pieces(const Rows& first, const Others&... others) {
-    const auto fits = [&](const Rows& rows) { return rows.data == nullptr || rows.dtype == first.dtype; };
-    dtype = (fits(others) && ...) ? first.dtype : Dtype::float32;
-  }
-
-  void* place(const Rows& rows, int64_t row, int64_t column, float* copy) const {
-    return rows.dtype == dtype ? at(rows, row, column) : static_cast<void*>(copy);
-  }
-  const void* fetch(const Rows& rows, int64_t row, int64_t column, int64_t count, float* copy) const {
-    if (rows.data == nullptr) return nullptr;
-    if (rows.dtype != dtype)
-      read(rows.dtype, at(rows, row, column), count, [&](int64_t c, Floats x) { store(copy + c, x); });
-    return place(rows, row, column, copy);
-  }
-  void put(const Rows& rows, int64_t row, int64_t column, int64_t count, const float* copy) const {
-    if (rows.data != nullptr && rows.dtype != dtype)
-      write(rows, row, column, count, [&](int64_t c) { return load(copy + c); });
-  }
-
-  Dtype dtype;
-};
-
 void gated_residual(const GatedResidual& p, int64_t begin, int64_t end, float* memory) {
   const Gates m(p, memory);
   const Pieces pieces(p.x, p.residual, p.out, p.gates);
@@ -161,12 +135,14 @@ void bias_activation(const BiasActivation& p, int64_t begin, int64_t end, float*
         for_columns(p.columns, [&](int64_t c, auto extent) {
           const Floats opened = load_numbers<dtype>(gate, c, extent) + load(bias + p.columns + c);
           const Floats value = load_numbers<dtype>(x, c, extent) + load(bias + c);
-          store_numbers<dtype>(out, c, value * curve<activation, false>(opened).value, extent, p.out.stream);
+          store_numbers<dtype>(out, c, value * curve<activation, false, dtype != Dtype::float32>(opened).value, extent,
+                               p.out.stream);
         });
       else
         for_columns(p.columns, [&](int64_t c, auto extent) {
           const Floats value = load_numbers<dtype>(x, c, extent) + load(bias + c);
-          store_numbers<dtype>(out, c, curve<activation, false>(value).value, extent, p.out.stream);
+          store_numbers<dtype>(out, c, curve<activation, false, dtype != Dtype::float32>(value).value, extent,
+                               p.out.stream);
         });
     }
   });

@@ -11,8 +11,8 @@ using epilogue::AddNormGradients;
 
 // Parameters in float32, and rows to work on.
 struct Memory {
-  const float *linear_bias, *inner_weight, *inner_bias, *weight, *bias;
-  float *branch, *total, *grad;
+  const float *linear_bias, *inner_weight, *inner_bias, *weight, *bias, *zeros;
+  float *branch, *total, *grad, *copies[3];
   uint64_t* kept;
 
   Memory(const AddNorm& p, float* memory) {
@@ -23,20 +23,67 @@ struct Memory {
     inner_bias = p.inner ? widen(p.inner_bias, p.columns, 0.0f, take()) : nullptr;
     weight = p.outer ? widen(p.weight, p.columns, 1.0f, take()) : nullptr;
     bias = p.outer ? widen(p.bias, p.columns, 0.0f, take()) : nullptr;
+    zeros = widen({}, p.columns, 0.0f, take());
     branch = take(), total = take(), grad = take();
+    for (float*& copy : copies) copy = take();
     kept = reinterpret_cast<uint64_t*>(take());
   }
 };
 
+Rows in_memory(float* row) { return {row, 0, Dtype::float32}; }
+
+// One or two rows and numbers that are added to them, to be read together.
+struct Terms {
+  Rows first, second;
+  const float* shift;
+
+  // Calls f with each column where a vector begins and the sum, both as `pieces` has them.
+  template <Dtype dtype, class F>
+  void read(const Pieces& pieces, const Memory& m, int64_t row, int64_t count, F&& f) const {
+    const void* a = pieces.fetch(first, row, 0, count, m.copies[0]);
+    const void* b = pieces.fetch(second, row, 0, count, m.copies[1]);
+    if (b == nullptr)
+      for_columns(count, [&](int64_t c, auto extent) { f(c, load_numbers<dtype>(a, c, extent) + load(shift + c)); });
+    else
+      for_columns(count, [&](int64_t c, auto extent) {
+        f(c, load_numbers<dtype>(a, c, extent) + load(shift + c) + load_numbers<dtype>(b, c, extent));
+      });
+  }
+};
+
+// Adds terms up, and returns the sum over the row.
+float add_up(const Terms& terms, const Memory& m, int64_t row, int64_t count, float* to) {
+  const Pieces pieces(terms.first, terms.second);
+  Floats even{}, odd{};
+  with_dtype(pieces.dtype, [&](auto dtype) {
+    terms.read<decltype(dtype)::value>(pieces, m, row, count, [&](int64_t c, Floats x) {
+      store(to + c, x);
+      (c / lanes % 2 ? odd : even) += x;
+    });
+  });
+  return sum(even + odd);
+}
+
+// dropout(x + linear_bias); returns the sum over the row.
+float read_branch(const AddNorm& p, const Memory& m, int64_t row, float* to) {
+  const float sum = add_up({p.x, {}, m.linear_bias}, m, row, p.columns, to);
+  if (!p.dropout.on) return sum;
+  draw_kept(p.dropout, row, p.columns, m.kept);
+  drop(p.dropout, m.kept, p.columns, to);
+  return sum_over(p.columns, [&](int64_t c) { return load(to + c); });
+}
+
 struct Moments {
   float mean, scale;
+
+  Floats normal(Floats x) const { return (x - mean) * scale; }
 };
 
 // What a row is shifted and scaled by. A row without any deviation becomes zeros.
-Moments moments(const float* row, int64_t count, float eps, bool rms) {
-  const auto size = static_cast<float>(count);
-  const float mean = rms ? 0.0f : sum_over(count, [&](int64_t c) { return load(row + c); }) / size;
-  const float variance = sum_over(count,
+Moments moments(const AddNorm& p, const float* row, float sum, float eps) {
+  const auto size = static_cast<float>(p.columns);
+  const float mean = p.rms ? 0.0f : sum / size;
+  const float variance = sum_over(p.columns,
                                   [&](int64_t c) {
                                     const Floats x = load(row + c) - mean;
                                     return x * x;
@@ -46,65 +93,54 @@ Moments moments(const float* row, int64_t count, float eps, bool rms) {
   return {mean, variance == 0.0f ? 0.0f : 1.0f / __builtin_sqrtf(variance)};
 }
 
-float eps_of(const AddNorm& p, bool outer) { return p.epsilons == nullptr ? p.eps : p.epsilons[outer]; }
+float* moments_of(const AddNorm& p, bool outer) { return p.moments + (outer && p.inner ? 2 * p.rows : 0); }
 
-// dropout(x + linear_bias)
-void read_branch(const AddNorm& p, const Memory& m, int64_t row, float* to) {
-  read(p.x.dtype, at(p.x, row), p.columns, [&](int64_t c, Floats x) { store(to + c, x + load(m.linear_bias + c)); });
-  if (!p.dropout.on) return;
-  draw_kept(p.dropout, row, p.columns, m.kept);
-  drop(p.dropout, m.kept, p.columns, to);
+void keep(const AddNorm& p, bool outer, int64_t row, const Moments& of) {
+  moments_of(p, outer)[row] = of.mean, moments_of(p, outer)[p.rows + row] = of.scale;
 }
 
-void add_residual(const AddNorm& p, int64_t row, float* to) {
-  if (p.residual.data == nullptr) return;
-  read(p.residual.dtype, at(p.residual, row), p.columns, [&](int64_t c, Floats x) { store(to + c, x + load(to + c)); });
-}
-
-void read_sum(const AddNorm& p, int64_t row, float* to) {
-  read(p.sum.dtype, at(p.sum, row), p.columns, [&](int64_t c, Floats x) { store(to + c, x); });
-}
-
-// The branch, normalised if that is wanted, and the residual.
-void sum_up(const AddNorm& p, const Memory& m, int64_t row, float* to) {
-  read_branch(p, m, row, to);
+// The branch, normalised if that is wanted, and the residual; returns the sum over the row.
+float sum_up(const AddNorm& p, const Memory& m, const float* epsilons, int64_t row, float* to) {
+  if (!p.inner && !p.dropout.on) return add_up({p.x, p.residual, m.linear_bias}, m, row, p.columns, to);
+  const float sum = read_branch(p, m, row, m.branch);
   if (p.inner) {
-    const Moments of = moments(to, p.columns, eps_of(p, false), p.rms);
+    const Moments of = moments(p, m.branch, sum, epsilons[0]);
+    keep(p, false, row, of);
     for (int64_t c = 0; c < p.columns; c += lanes)
-      store(to + c, (load(to + c) - of.mean) * of.scale * load(m.inner_weight + c) + load(m.inner_bias + c));
+      store(m.branch + c, of.normal(load(m.branch + c)) * load(m.inner_weight + c) + load(m.inner_bias + c));
   }
-  add_residual(p, row, to);
+  return add_up({in_memory(m.branch), p.residual, m.zeros}, m, row, p.columns, to);
 }
 
-// To the dtype in which the sum is kept, if it is.
-void round_sum(const AddNorm& p, const Memory& m, float* total) {
-  if (p.sum.data == nullptr || p.sum.dtype == Dtype::float32) return;
+// To the dtype in which the sum is kept, if it is; returns the sum over the row.
+float round_sum(const AddNorm& p, const Memory& m, float sum, float* total) {
+  if (p.sum.data == nullptr || p.sum.dtype == Dtype::float32) return sum;
   write({m.grad, 0, p.sum.dtype}, 0, 0, p.columns, [&](int64_t c) { return load(total + c); });
-  read(p.sum.dtype, m.grad, p.columns, [&](int64_t c, Floats x) { store(total + c, x); });
+  return add_up({{m.grad, 0, p.sum.dtype}, {}, m.zeros}, m, 0, p.columns, total);
 }
 
-void forward(const AddNorm& p, int64_t begin, int64_t end, float* memory) {
+void forward(const AddNorm& p, const float* epsilons, int64_t begin, int64_t end, float* memory) {
   const Memory m(p, memory);
   float* total = m.total;
   for (int64_t row = begin; row < end; ++row) {
-    sum_up(p, m, row, total);
-    if (p.sum.data != nullptr) {
-      round_sum(p, m, total);
-      write(p.sum, row, 0, p.columns, [&](int64_t c) { return load(total + c); });
-    }
+    const float sum = round_sum(p, m, sum_up(p, m, epsilons, row, total), total);
+    if (p.sum.data != nullptr) write(p.sum, row, 0, p.columns, [&](int64_t c) { return load(total + c); });
     if (!p.outer) continue;
-    const Moments of = moments(total, p.columns, eps_of(p, true), p.rms);
+    const Moments of = moments(p, total, sum, epsilons[1]);
+    keep(p, true, row, of);
     write(p.out, row, 0, p.columns,
-          [&](int64_t c) { return (load(total + c) - of.mean) * of.scale * load(m.weight + c) + load(m.bias + c); });
+          [&](int64_t c) { return of.normal(load(total + c)) * load(m.weight + c) + load(m.bias + c); });
   }
 }
 
-float peak(const AddNorm& p, bool of_sum, int64_t begin, int64_t end, float* memory) {
+float peak(const AddNorm& p, const float* epsilons, bool of_sum, int64_t begin, int64_t end, float* memory) {
   const Memory m(p, memory);
   Floats most{};
   for (int64_t row = begin; row < end; ++row) {
-    of_sum ? sum_up(p, m, row, m.total) : read_branch(p, m, row, m.total);
-    if (of_sum) round_sum(p, m, m.total);
+    if (of_sum)
+      round_sum(p, m, sum_up(p, m, epsilons, row, m.total), m.total);
+    else
+      read_branch(p, m, row, m.total);
     // What is past the end is not of the row, nor is NaN a number.
     read(Dtype::float32, m.total, p.columns, [&](int64_t, Floats x) { most = larger(larger(x, -x), most); });
   }
@@ -114,31 +150,37 @@ float peak(const AddNorm& p, bool of_sum, int64_t begin, int64_t end, float* mem
 // The slope of a norm's input: scale * (weighted - shift - normal * dot), `weighted` being the gradient of its result
 // times the weight, and `normal` what the norm makes of its input.
 struct Slope {
-  const float *x, *weighted;
-  Moments of;
-  float shift, dot;
+  const float *normal, *weighted;
+  float shift, dot, scale;
 
-  Floats at(int64_t c) const {
-    const Floats normal = (load(x + c) - of.mean) * of.scale;
-    return (load(weighted + c) - shift - normal * dot) * of.scale;
-  }
+  Floats at(int64_t c) const { return (load(weighted + c) - shift - load(normal + c) * dot) * scale; }
 };
 
-// `grad` is the gradient of a norm's result, `weighted` where it goes times the weight, perhaps the same memory. Adds
-// to the sums of the gradients of weight and bias, unless they are null.
-Slope norm_backward(const AddNorm& p, float eps, const float* weight, const float* x, Dtype dtype, const void* grad,
-                    float* weighted, float* of_weight, float* of_bias) {
-  const Moments of = moments(x, p.columns, eps, p.rms);
+// Of a norm of terms, by the gradient `grad` of its result. `normal` and `weighted` are rows to work on. Adds to the
+// sums of the gradients of weight and bias, unless they are null.
+Slope norm_backward(const AddNorm& p, const Memory& m, bool outer, const Terms& terms, const Rows& grad, int64_t row,
+                    float* normal, float* weighted, float* of_weight, float* of_bias) {
+  const float* known = moments_of(p, outer);
+  const Moments of = {known[row], known[p.rows + row]};
+  const float* weight = outer ? m.weight : m.inner_weight;
+  const Pieces pieces(terms.first, terms.second, grad);
   Floats total{}, dot{};
-  read(dtype, grad, p.columns, [&](int64_t c, Floats slope) {
-    const Floats normal = (load(x + c) - of.mean) * of.scale, product = slope * load(weight + c);
-    if (of_weight != nullptr) store(of_weight + c, load(of_weight + c) + slope * normal);
-    if (of_bias != nullptr) store(of_bias + c, load(of_bias + c) + slope);
-    store(weighted + c, product);
-    total += product, dot += product * normal;
+  with_dtype(pieces.dtype, [&](auto dtype_of) {
+    constexpr Dtype dtype = decltype(dtype_of)::value;
+    const void* slopes = pieces.fetch(grad, row, 0, p.columns, m.copies[2]);
+    const int64_t last = p.columns / lanes * lanes;
+    terms.read<dtype>(pieces, m, row, p.columns, [&](int64_t c, Floats x) {
+      const Floats slope =
+          c < last ? load_numbers<dtype>(slopes, c, Whole{}) : load_numbers<dtype>(slopes, c, Part{p.columns - c});
+      const Floats y = of.normal(x), product = slope * load(weight + c);
+      if (of_weight != nullptr) store(of_weight + c, load(of_weight + c) + slope * y);
+      if (of_bias != nullptr) store(of_bias + c, load(of_bias + c) + slope);
+      store(normal + c, y), store(weighted + c, product);
+      total += product, dot += product * y;
+    });
   });
   const auto size = static_cast<float>(p.columns);
-  return {x, weighted, of, p.rms ? 0.0f : sum(total) / size, sum(dot) / size};
+  return {normal, weighted, p.rms ? 0.0f : sum(total) / size, sum(dot) / size, of.scale};
 }
 
 void backward(const AddNorm& p, const AddNormGradients& g, int64_t begin, int64_t end, float* sums, float* memory) {
@@ -152,26 +194,22 @@ void backward(const AddNorm& p, const AddNormGradients& g, int64_t begin, int64_
   float *of_weight = take(p.weight), *of_bias = take(p.bias);
   const bool through_sum = p.outer && p.sum.data == nullptr;
   const bool direct = g.sum.data == nullptr && g.residual.data == nullptr && !p.inner && !p.dropout.on;
-  float *branch = m.branch, *total = m.total, *grad = m.grad;
+  const Terms terms = !through_sum   ? Terms{p.sum, {}, m.zeros}
+                      : p.dropout.on ? Terms{in_memory(m.branch), p.residual, m.zeros}
+                                     : Terms{p.x, p.residual, m.linear_bias};
+  float* grad = m.grad;
+  const auto finish = [&](int64_t c, Floats x) {
+    if (of_linear_bias != nullptr) store(of_linear_bias + c, load(of_linear_bias + c) + x);
+    return x;
+  };
   for (int64_t row = begin; row < end; ++row) {
-    if (through_sum || p.inner)
-      read_branch(p, m, row, branch);
+    if (p.inner || (through_sum && p.dropout.on))
+      read_branch(p, m, row, m.branch);
     else if (p.dropout.on)
       draw_kept(p.dropout, row, p.columns, m.kept);
 
-    const auto finish = [&](int64_t c, Floats x) {
-      if (of_linear_bias != nullptr) store(of_linear_bias + c, load(of_linear_bias + c) + x);
-      return x;
-    };
     if (p.outer) {
-      if (through_sum) {
-        total = branch;  // there is no inner norm that would need it once more
-        add_residual(p, row, total);
-      } else {
-        read_sum(p, row, total);
-      }
-      const Slope slope =
-          norm_backward(p, eps_of(p, true), m.weight, total, g.out.dtype, at(g.out, row), grad, of_weight, of_bias);
+      const Slope slope = norm_backward(p, m, true, terms, g.out, row, m.total, grad, of_weight, of_bias);
       if (direct) {
         write(g.x, row, 0, p.columns, [&](int64_t c) { return finish(c, slope.at(c)); });
         continue;
@@ -183,8 +221,8 @@ void backward(const AddNorm& p, const AddNormGradients& g, int64_t begin, int64_
            [&](int64_t c, Floats x) { store(grad + c, p.outer ? x + load(grad + c) : x); });
     if (g.residual.data != nullptr) write(g.residual, row, 0, p.columns, [&](int64_t c) { return load(grad + c); });
     if (p.inner) {
-      const Slope slope = norm_backward(p, eps_of(p, false), m.inner_weight, branch, Dtype::float32, grad, grad,
-                                        of_inner_weight, of_inner_bias);
+      const Slope slope = norm_backward(p, m, false, {in_memory(m.branch), {}, m.zeros}, in_memory(grad), row, m.branch,
+                                        grad, of_inner_weight, of_inner_bias);
       for (int64_t c = 0; c < p.columns; c += lanes) store(grad + c, slope.at(c));
     }
     if (p.dropout.on) drop(p.dropout, m.kept, p.columns, grad);

@@ -114,6 +114,32 @@ inline const float* widen(const Numbers& numbers, int64_t count, float absent, f
   return to;
 }
 
+// Pieces of rows as numbers of one dtype: where they lie, or copies in working memory.
+class Pieces {
+ public:
+  template <class... Others>
+  explicit Pieces(const Rows& first, const Others&... others) {
+    const auto fits = [&](const Rows& rows) { return rows.data == nullptr || rows.dtype == first.dtype; };
+    dtype = (fits(others) && ...) ? first.dtype : Dtype::float32;
+  }
+
+  void* place(const Rows& rows, int64_t row, int64_t column, float* copy) const {
+    return rows.dtype == dtype ? at(rows, row, column) : static_cast<void*>(copy);
+  }
+  const void* fetch(const Rows& rows, int64_t row, int64_t column, int64_t count, float* copy) const {
+    if (rows.data == nullptr) return nullptr;
+    if (rows.dtype != dtype)
+      read(rows.dtype, at(rows, row, column), count, [&](int64_t c, Floats x) { store(copy + c, x); });
+    return place(rows, row, column, copy);
+  }
+  void put(const Rows& rows, int64_t row, int64_t column, int64_t count, const float* copy) const {
+    if (rows.data != nullptr && rows.dtype != dtype)
+      write(rows, row, column, count, [&](int64_t c) { return load(copy + c); });
+  }
+
+  Dtype dtype;
+};
+
 // Sums f over a row of vectors; in the last one, only what is there counts.
 template <class F>
 inline float sum_over(int64_t count, F&& f) {

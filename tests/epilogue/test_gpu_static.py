@@ -46,11 +46,11 @@ def run(
     vector = torch.empty(D, dtype=dtype)
     seed = torch.tensor([1]) if dropout_p else None
     flags = (inner, True, inner, False, False)
-    launcher.add_norm(x, x, vector, vector, vector, vector, vector, *flags, 1e-5, dropout_p, seed)
+    *_, moments = launcher.add_norm(x, x, vector, vector, vector, vector, vector, *flags, 1e-5, dropout_p, seed)
     kept = x if inner else None
     launcher.add_norm_backward(
-        x, kept, x, None if inner else x, kept, x.new_empty(0), vector, vector if inner else None,
-        vector if inner else None, vector, vector, inner, False, True, 1e-5, dropout_p, seed,
+        x, kept, x, None if inner else x, kept, moments, vector, vector if inner else None,
+        vector if inner else None, vector, vector, inner, False, True, dropout_p, seed,
     )  # fmt: skip
     opening = x if dense else vector
     launcher.gated_residual(x, x, opening, vector, gate)

@@ -42,21 +42,22 @@ def add_norm(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = sum_dtype(x, residual)
-    out = torch.empty(x.shape if outer else 0, dtype=dtype, device="cpu")
-    kept = torch.empty(x.shape if keep_sum else 0, dtype=dtype, device="cpu")
-    epsilons = torch.empty(2 if pb_relax else 0, dtype=torch.float32, device="cpu")
+    out = _empty(x, x.shape if outer else 0, dtype)
+    kept = _empty(x, x.shape if keep_sum else 0, dtype)
+    rows, columns = _shape(x)
+    moments = _empty(x, (inner + outer, 2, rows))
     memory: list[Tensor] = []
     native.module().epilogue.add_norm(
-        _shape(x),
+        (rows, columns),
         (_rows(x, memory), _rows(residual, memory), *(_rows(y if y.numel() else None, memory) for y in (kept, out))),
         tuple(_vector(p, memory) for p in (linear_bias, inner_weight, inner_bias, weight, bias)),
-        (inner, outer, rms, seed is not None),
+        (inner, outer, rms, pb_relax, seed is not None),
         eps,
-        epsilons.data_ptr() if pb_relax else 0,
+        moments.data_ptr(),
         _dropout(dropout_p, seed),
         torch.get_num_threads(),
     )
-    return out, kept, epsilons
+    return out, kept, moments
 
 
 def add_norm_backward(
@@ -65,7 +66,7 @@ def add_norm_backward(
     x: Tensor | None,
     residual: Tensor | None,
     kept_sum: Tensor | None,
-    epsilons: Tensor,
+    moments: Tensor,
     linear_bias: Tensor | None,
     inner_weight: Tensor | None,
     inner_bias: Tensor | None,
@@ -74,26 +75,23 @@ def add_norm_backward(
     inner: bool,
     rms: bool,
     residual_grad: bool,
-    eps: float,
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     like = grad_out if grad_out is not None else grad_sum
     assert like is not None
     parameters = [linear_bias, inner_weight, inner_bias, weight, bias]
-    grad_x = torch.empty(like.shape, dtype=like.dtype if x is None else x.dtype, device="cpu")
-    grad_residual = torch.empty(
-        like.shape if residual_grad else 0, dtype=like.dtype if residual is None else residual.dtype, device="cpu"
-    )
-    of_parameters = torch.empty(5 - parameters.count(None), like.shape[-1], device="cpu")
-    memory: list[Tensor] = []
+    grad_x = _empty(like, like.shape, like.dtype if x is None else x.dtype)
+    grad_residual = _empty(like, like.shape if residual_grad else 0, like.dtype if residual is None else residual.dtype)
+    of_parameters = _empty(like, (sum(p is not None for p in parameters), like.shape[-1]))
+    memory = [moments.contiguous()]
     native.module().epilogue.add_norm_backward(
         _shape(like),
         (_rows(x, memory), _rows(residual, memory), _rows(kept_sum, memory), _NOTHING),
         tuple(_vector(p, memory) for p in parameters),
-        (inner, grad_out is not None, rms, seed is not None),
-        eps,
-        epsilons.data_ptr() if epsilons.numel() else 0,
+        (inner, grad_out is not None, rms, False, seed is not None),
+        0.0,
+        memory[0].data_ptr(),
         _dropout(dropout_p, seed),
         (
             *(_rows(grad, memory) for grad in (grad_out, grad_sum, grad_x)),
@@ -108,7 +106,7 @@ def add_norm_backward(
 def gated_residual(
     x: Tensor, residual: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
 ) -> Tensor:
-    out = torch.empty(x.shape, dtype=sum_dtype(x, residual), device="cpu")
+    out = _empty(x, x.shape, sum_dtype(x, residual))
     memory: list[Tensor] = []
     native.module().epilogue.gated_residual(
         _shape(x),
@@ -124,11 +122,11 @@ def gated_residual(
 def gated_residual_backward(
     grad: Tensor, x: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+    grad_x = x.new_empty(x.shape)
     dense = gate is not None and gate.dim() > 1
-    grad_gate = torch.empty(x.shape if dense else 0, dtype=x.dtype if gate is None else gate.dtype, device="cpu")
+    grad_gate = _empty(x, x.shape if dense else 0, x.dtype if gate is None else gate.dtype)
     parameters = (gate is not None and not dense) + (bias is not None)
-    of_parameters = torch.empty(parameters, x.shape[-1], device="cpu")
+    of_parameters = _empty(x, (parameters, x.shape[-1]))
     memory: list[Tensor] = []
     native.module().epilogue.gated_residual_backward(
         _shape(x),
@@ -147,7 +145,7 @@ def gated_residual_backward(
 
 def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Tensor:
     *lead, columns = x.shape
-    out = torch.empty((*lead, columns // 2 if gated else columns), dtype=x.dtype, device="cpu")
+    out = x.new_empty((*lead, columns // 2 if gated else columns))
     memory: list[Tensor] = []
     native.module().epilogue.bias_activation(
         _shape(out),
@@ -164,8 +162,8 @@ def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool
 def bias_activation_backward(
     grad: Tensor, x: Tensor, bias: Tensor | None, activation: str, gated: bool
 ) -> tuple[Tensor, Tensor]:
-    grad_x = torch.empty(x.shape, dtype=x.dtype, device="cpu")
-    grad_bias = torch.empty(0 if bias is None else x.shape[-1], device="cpu")
+    grad_x = x.new_empty(x.shape)
+    grad_bias = _empty(x, 0 if bias is None else x.shape[-1])
     memory: list[Tensor] = []
     native.module().epilogue.bias_activation_backward(
         _shape(grad),
@@ -179,6 +177,11 @@ def bias_activation_backward(
         torch.get_num_threads(),
     )
     return grad_x, grad_bias
+
+
+def _empty(x: Tensor, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    # A dtype as an argument takes longer than the memory.
+    return x.new_empty(shape) if x.dtype == dtype else x.new_empty(shape, dtype=dtype)
 
 
 def _shape(x: Tensor) -> tuple[int, int]:

@@ -25,10 +25,10 @@ def _refuses(own: ModuleType, name: str) -> Callable[..., str | None]:
 
 
 def _fake_add_norm(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    _, outer, keep_sum, _, pb_relax = rest[5:10]
+    inner, outer, keep_sum = rest[5:8]
     dtype = sum_dtype(x, residual)
     out, kept = (x.new_empty(x.shape if wanted else 0, dtype=dtype) for wanted in (outer, keep_sum))
-    return out, kept, x.new_empty(2 if pb_relax else 0, dtype=wide_dtype(dtype))
+    return out, kept, x.new_empty((inner + outer, 2, x.shape[:-1].numel()), dtype=wide_dtype(dtype))
 
 
 def _fake_add_norm_backward(
@@ -51,10 +51,10 @@ def _sample_add_norm() -> tuple[Any, ...]:
 
 def _sample_add_norm_backward() -> tuple[Any, ...]:
     x, residual, *parameters = _sample_add_norm()[:7]
-    _, kept, epsilons = reference.add_norm(*_sample_add_norm())
+    _, kept, moments = reference.add_norm(*_sample_add_norm())
     grads = torch.randn_like(x), torch.randn_like(x)
-    flags = (True, False, True, 1e-3, 0.3, torch.tensor([5]))
-    return *grads, x, residual, kept, epsilons, *parameters, *flags
+    flags = (True, False, True, 0.3, torch.tensor([5]))
+    return *grads, x, residual, kept, moments, *parameters, *flags
 
 
 def _fake_gated_residual(x: Tensor, residual: Tensor, *rest: Any) -> Tensor:
@@ -93,8 +93,8 @@ add_norm_forward = _op(
 )
 add_norm_backward = _op(
     "add_norm_backward(Tensor? grad_out, Tensor? grad_sum, Tensor? x, Tensor? residual, Tensor? kept_sum, "
-    "Tensor epsilons, Tensor? linear_bias, Tensor? inner_weight, Tensor? inner_bias, Tensor? weight, Tensor? bias, "
-    "bool inner, bool rms, bool residual_grad, float eps, float dropout_p, Tensor? seed) -> (Tensor, Tensor, Tensor)",
+    "Tensor moments, Tensor? linear_bias, Tensor? inner_weight, Tensor? inner_bias, Tensor? weight, Tensor? bias, "
+    "bool inner, bool rms, bool residual_grad, float dropout_p, Tensor? seed) -> (Tensor, Tensor, Tensor)",
     _fake_add_norm_backward,
     _sample_add_norm_backward,
 )
@@ -167,17 +167,17 @@ class _AddNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         x, residual, *parameters = inputs[:7]
-        inner, outer, keep_sum, rms, _, eps, dropout_p, seed, ctx.backend = inputs[7:]
-        _, kept, epsilons = output
+        inner, outer, keep_sum, rms, _, _, dropout_p, seed, ctx.backend = inputs[7:]
+        _, kept, moments = output
         ctx.dispatched = x.is_meta or torch._C._are_functorch_transforms_active()
-        ctx.mark_non_differentiable(epsilons)
+        ctx.mark_non_differentiable(moments)
         ctx.set_materialize_grads(False)
-        ctx.outputs, ctx.options = (outer, keep_sum), (inner, rms, eps, dropout_p)
+        ctx.outputs, ctx.options = (outer, keep_sum), (inner, rms, dropout_p)
         # A sum that the caller has anyway is kept in place of what it was summed of.
         needed = inner or not keep_sum
         summed = outer and not keep_sum
         ctx.save_for_backward(
-            x if needed else None, residual if summed else None, kept if keep_sum else None, epsilons, *parameters, seed
+            x if needed else None, residual if summed else None, kept if keep_sum else None, moments, *parameters, seed
         )
 
     @staticmethod
@@ -186,18 +186,22 @@ class _AddNorm(torch.autograd.Function):
         if grad_out is None and grad_sum is None:
             return (None,) * 16
         *tensors, seed = ctx.saved_tensors
-        inner, rms, eps, dropout_p = ctx.options
-        apart = ctx.needs_input_grad[1] and (inner or seed is not None)  # the residual's gradient is not that of x
+        inner, rms, dropout_p = ctx.options
+        between = (
+            inner or seed is not None
+        )  # x and the sum: then their gradients differ, and the residual has the sum's
+        apart = ctx.needs_input_grad[1] and between and grad_out is not None
         # Where x is not at hand its gradient comes in the dtype of the sum, and autograd casts it.
         grad_x, grad_residual, of_parameters = _differentiate(
-            ctx, add_norm_backward, grad_out, grad_sum, *tensors, inner, rms, apart, eps, dropout_p, seed
+            ctx, add_norm_backward, grad_out, grad_sum, *tensors, inner, rms, apart, dropout_p, seed
         )
-        there = [parameter is not None for parameter in tensors[4:9]]
+        if not apart:
+            grad_residual = grad_sum if between else grad_x
         grads = iter(of_parameters.unbind())
         return (
             grad_x,
-            (grad_residual if apart else grad_x) if ctx.needs_input_grad[1] else None,
-            *[next(grads) if given else None for given in there],
+            grad_residual if ctx.needs_input_grad[1] else None,
+            *[None if parameter is None else next(grads) for parameter in tensors[4:9]],
             *(None,) * 9,
         )
 

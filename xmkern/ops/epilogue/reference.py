@@ -29,14 +29,14 @@ def add_norm(
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> out [..., D] if ``outer``; the sum [..., D] if ``keep_sum``; the epsilons [2] of inner and outer norm if
-    ``pb_relax``; [0] in place of each that is not"""
+    """-> out [..., D] if ``outer``, the sum [..., D] if ``keep_sum``, else [0]; and of each norm that there is, the
+    inner first, means and scales [norms, 2, rows]"""
     dtype = sum_dtype(x, residual)
     total = _branch(x, linear_bias, dropout_p, seed, wide_dtype(dtype))
-    epsilons = [total.new_tensor(eps)] * 2
+    moments = [total.new_empty(0, 2, total.shape[:-1].numel())]
     if inner:
-        epsilons[0] = _relaxed(eps, total, pb_relax)
-        total = _affine(_normalize(total, epsilons[0], rms)[0], inner_weight, inner_bias)
+        normal, *moments[1:] = _normalize(total, eps, rms, pb_relax)
+        total = _affine(normal, inner_weight, inner_bias)
     if residual is not None:
         total = residual.to(total) + total
     kept = out = x.new_empty(0, dtype=dtype)
@@ -44,9 +44,10 @@ def add_norm(
         kept = total.to(dtype, copy=True)
         total = kept.to(total)
     if outer:
-        epsilons[1] = _relaxed(eps, total, pb_relax)
-        out = _affine(_normalize(total, epsilons[1], rms)[0], weight, bias).to(dtype)
-    return (out, kept, torch.stack(epsilons) if pb_relax else total.new_empty(0))
+        normal, of_outer = _normalize(total, eps, rms, pb_relax)
+        moments.append(of_outer)
+        out = _affine(normal, weight, bias).to(dtype)
+    return out, kept, torch.cat(moments)
 
 
 def add_norm_backward(
@@ -55,7 +56,7 @@ def add_norm_backward(
     x: Tensor | None,
     residual: Tensor | None,
     kept_sum: Tensor | None,
-    epsilons: Tensor,
+    moments: Tensor,
     linear_bias: Tensor | None,
     inner_weight: Tensor | None,
     inner_bias: Tensor | None,
@@ -64,7 +65,6 @@ def add_norm_backward(
     inner: bool,
     rms: bool,
     residual_grad: bool,
-    eps: float,
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +76,6 @@ def add_norm_backward(
     like = grad_out if grad_out is not None else grad_sum
     assert like is not None
     wide = wide_dtype(like.dtype)
-    inner_eps, outer_eps = (eps, eps) if epsilons.numel() == 0 else epsilons.unbind()
     parameters: list[Tensor | None] = [None] * 5
     grad = like.new_zeros(like.shape, dtype=wide)
     branch = None if x is None else _branch(x, linear_bias, dropout_p, seed, wide)
@@ -86,13 +85,13 @@ def add_norm_backward(
         else:
             assert branch is not None
             total = branch if residual is None else residual.to(wide) + branch
-        grad, *parameters[3:] = _norm_backward(grad_out.to(wide), total, weight, outer_eps, rms)
+        grad, *parameters[3:] = _norm_backward(grad_out.to(wide), total, weight, moments[-1], rms)
     if grad_sum is not None:
         grad = grad + grad_sum.to(wide)
     grad_residual = grad
     if inner:
         assert branch is not None
-        grad, *parameters[1:3] = _norm_backward(grad, branch, inner_weight, inner_eps, rms)
+        grad, *parameters[1:3] = _norm_backward(grad, branch, inner_weight, moments[0], rms)
     grad = _dropout(grad, dropout_p, seed)
     parameters[0] = _sum_of_rows(grad)
     there = (linear_bias, inner_weight, inner_bias, weight, bias)
@@ -186,19 +185,18 @@ def _dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
     return torch.where(kept, x * (1 / (1 - dropout_p) if dropout_p < 1 else 0.0), 0.0)
 
 
-def _relaxed(eps: float, x: Tensor, pb_relax: bool) -> Tensor:
-    """The epsilon by which a norm of x does what it does of x / (max |x| / 8) by ``eps``."""
-    if not pb_relax or x.numel() == 0:
-        return x.new_tensor(eps)
-    return eps * (x.abs().nan_to_num(0.0, torch.inf).amax() / 8).square()
+def _normalize(x: Tensor, eps: float, rms: bool, pb_relax: bool) -> tuple[Tensor, Tensor]:
+    """-> x less its mean, over its standard deviation; and the mean and one over the deviation, [1, 2, rows]
 
-
-def _normalize(x: Tensor, eps: float | Tensor, rms: bool) -> tuple[Tensor, Tensor]:
-    """-> x less its mean, over its standard deviation; and one over that. A row without any deviation gives zeros."""
-    centred = x if rms else x - x.mean(-1, keepdim=True)
-    variance = centred.square().mean(-1, keepdim=True) + eps
+    A row without any deviation gives zeros. Relaxed is the norm of x / (max |x| / 8), which is that of x with another
+    epsilon.
+    """
+    if pb_relax and x.numel():
+        eps = eps * (x.abs().nan_to_num(0.0, torch.inf).amax() / 8).square()
+    mean = torch.zeros_like(x[..., :1]) if rms else x.mean(-1, keepdim=True)
+    variance = (x - mean).square().mean(-1, keepdim=True) + eps
     scale = variance.rsqrt().masked_fill(variance == 0, 0)
-    return centred * scale, scale
+    return (x - mean) * scale, torch.stack([mean.flatten(), scale.flatten()])[None]
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -207,10 +205,11 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor | None, eps: float | Tensor, rms: bool
+    grad: Tensor, x: Tensor, weight: Tensor | None, moments: Tensor, rms: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> the gradients of what was normalised, of the weight and of the bias"""
-    normal, scale = _normalize(x, eps, rms)
+    mean, scale = (each.view(*x.shape[:-1], 1) for each in moments)
+    normal = (x - mean) * scale
     grad_weight, grad_bias = _sum_of_rows(grad * normal), _sum_of_rows(grad)
     grad = _affine(grad, weight, None)
     along = normal * (grad * normal).mean(-1, keepdim=True)

@@ -54,18 +54,19 @@ def add_norm(
 
     dtype = sum_dtype(x, residual)
     out, kept = (x.new_empty(x.shape if wanted else 0, dtype=dtype) for wanted in (outer, keep_sum))
-    epsilons = x.new_full((2 if pb_relax else 0,), eps, dtype=torch.float32)
-    if x.numel() == 0:
-        return out, kept, epsilons
     rows, columns = _shape(x)
+    moments = torch.empty(inner + outer, 2, rows, dtype=torch.float32, device=x.device)
+    if rows == 0:
+        return out, kept, moments
+    epsilons = x.new_full((2,), eps, dtype=torch.float32)
     tile = _norm_tile(columns)
     parameters = [_vector(p) for p in (linear_bias, inner_weight, inner_bias, weight, bias)]
 
     def launch(peaks: tuple[Tensor, ...], inner: bool, summed: bool) -> None:
         gpu.launch(
             kernels.norm_kernel, cdiv(rows, tile["ROWS"]), _rows(x), _rows(residual if summed else None),
-            _rows(kept if keep_sum and summed else None), _rows(out if outer else None), peaks, *parameters,
-            (epsilons,) if pb_relax else (), _dropout(dropout_p, seed), rows, columns, eps,
+            _rows(kept if keep_sum and summed else None), _rows(out if outer else None), peaks, moments, epsilons,
+            *parameters, _dropout(dropout_p, seed), rows, columns,
             INNER=inner, OUTER=outer, RMS=rms, **tile,
         )  # fmt: skip
 
@@ -76,7 +77,7 @@ def add_norm(
                 launch((peaks,), inner and which == 1, which == 1)
                 epsilons[which] = eps * (peaks.amax() / 8).square()
         launch((), inner, True)
-    return out, kept, epsilons
+    return out, kept, moments
 
 
 def add_norm_backward(
@@ -85,7 +86,7 @@ def add_norm_backward(
     x: Tensor | None,
     residual: Tensor | None,
     kept_sum: Tensor | None,
-    epsilons: Tensor,
+    moments: Tensor,
     linear_bias: Tensor | None,
     inner_weight: Tensor | None,
     inner_bias: Tensor | None,
@@ -94,7 +95,6 @@ def add_norm_backward(
     inner: bool,
     rms: bool,
     residual_grad: bool,
-    eps: float,
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,13 +110,13 @@ def add_norm_backward(
     rows, columns = _shape(like)
     tile = _norm_tile(columns)
     span, blocks = _cut(rows, tile["ROWS"])
-    sums = torch.zeros(blocks, 5 - parameters.count(None), columns, device=like.device)
+    sums = torch.zeros(blocks, sum(p is not None for p in parameters), columns, device=like.device)
     if rows:
         with gpu.on(like):
             gpu.launch(
                 kernels.norm_backward_kernel, blocks, *(_rows(y) for y in (grad_out, grad_sum, x, residual, kept_sum)),
-                _rows(grad_x), _rows(grad_residual if residual_grad else None), sums, *map(_vector, parameters),
-                (epsilons,) if epsilons.numel() else (), _dropout(dropout_p, seed), rows, columns, span, eps,
+                _rows(grad_x), _rows(grad_residual if residual_grad else None), sums, moments.contiguous(),
+                *map(_vector, parameters), _dropout(dropout_p, seed), rows, columns, span,
                 INNER=inner, RMS=rms, **tile,
             )  # fmt: skip
     return grad_x, grad_residual, sums.sum(0)

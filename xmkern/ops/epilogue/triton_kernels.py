@@ -4,7 +4,6 @@ Rows are (data, stride from row to row), or () where they are absent; a paramete
 written as a row for each program and parameter, in the order of the arguments, and are added up by the launcher.
 """
 
-# ruff: noqa: RET505 -- Triton wants what is known when it compiles in both branches.
 import triton
 import triton.language as tl
 
@@ -36,21 +35,17 @@ def shifted(x, parameter, column, there):
 
 
 @triton.jit
-def eps_of(eps, epsilons, which: tl.constexpr):
-    if len(epsilons) > 0:
-        return tl.load(epsilons[0] + which)
-    else:
-        return eps
-
-
-@triton.jit
-def normalized(x, columns, eps, there, RMS: tl.constexpr):
-    """-> what a norm makes of rows, and the scale; a row without any deviation gives zeros"""
+def normalized(x, columns, eps, there, moments, row, rows, RMS: tl.constexpr):
+    """What a norm makes of rows; a row without any deviation gives zeros. Mean and scale go to moments [2, rows]."""
+    mean = tl.zeros_like(row).to(tl.float32)
     if not RMS:
-        x = tl.where(there, x - (tl.sum(x, 1) / columns)[:, None], 0.0)
-    variance = tl.sum(x * x, 1) / columns + eps
-    scale = tl.where(variance == 0.0, 0.0, 1.0 / tl.sqrt(variance))[:, None]
-    return x * scale, scale
+        mean = (tl.sum(x, 1) / columns)[:, None]
+    x = tl.where(there, x - mean, 0.0)
+    variance = (tl.sum(x * x, 1) / columns)[:, None] + eps
+    scale = tl.where(variance == 0.0, 0.0, 1.0 / tl.sqrt(variance))
+    tl.store(moments + row, mean, mask=row < rows)
+    tl.store(moments + rows + row, scale, mask=row < rows)
+    return x * scale
 
 
 @triton.jit
@@ -69,20 +64,19 @@ def branch_of(x, row, column, here, there, linear_bias, dropout, ROWS: tl.conste
 
 @triton.jit(do_not_specialize=["rows", "columns"])
 def norm_kernel(
-    x, residual, total, out, peaks, linear_bias, inner_weight, inner_bias, weight, bias, epsilons, dropout,
-    rows, columns, eps,
+    x, residual, total, out, peaks, moments, epsilons, linear_bias, inner_weight, inner_bias, weight, bias, dropout,
+    rows, columns,
     INNER: tl.constexpr, OUTER: tl.constexpr, RMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """peaks: where the greatest absolute number of each row goes instead of any result, of the branch if not INNER and
-    not OUTER, else of the sum; or ()."""
-    eps = tl.full((), eps, tl.float32)
+    """peaks: where the greatest absolute number of each row's sum goes instead of any result, or (). moments: of the
+    inner norm, then of the outer, [2, rows] each; epsilons: likewise, of one number each."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
     column = tl.arange(0, COLUMNS)[None, :]
     there = column < columns
     here = there & (row < rows)
     value = branch_of(x, row, column, here, there, linear_bias, dropout, ROWS, COLUMNS)
     if INNER:
-        value, _ = normalized(value, columns, eps_of(eps, epsilons, 0), there, RMS)
+        value = normalized(value, columns, tl.load(epsilons), there, moments, row, rows, RMS)
         value = shifted(scaled(value, inner_weight, column, there), inner_bias, column, there)
     if len(residual) > 0:
         value += load_rows(residual, row, column, here)
@@ -96,20 +90,24 @@ def norm_kernel(
         if len(total) > 0:
             store_rows(total, row, column, here, value)
         if OUTER:
-            value, _ = normalized(value, columns, eps_of(eps, epsilons, 1), there, RMS)
+            if INNER:
+                moments += 2 * rows.to(tl.int64)
+            value = normalized(value, columns, tl.load(epsilons + 1), there, moments, row, rows, RMS)
             value = shifted(scaled(value, weight, column, there), bias, column, there)
             store_rows(out, row, column, here, value)
 
 
 @triton.jit
-def norm_slope(grad, x, columns, eps, there, weight, column, RMS: tl.constexpr):
+def norm_slope(grad, x, columns, here, there, moments, row, rows, weight, column, RMS: tl.constexpr):
     """-> the gradient of a norm's input, and what the norm makes of it"""
-    normal, scale = normalized(x, columns, eps, there, RMS)
+    mean = tl.load(moments + row, mask=row < rows, other=0.0)
+    scale = tl.load(moments + rows + row, mask=row < rows, other=0.0)
+    normal = tl.where(here, (x - mean) * scale, 0.0)
     weighted = scaled(grad, weight, column, there)
     slope = weighted - normal * (tl.sum(weighted * normal, 1) / columns)[:, None]
     if not RMS:
         slope -= (tl.sum(weighted, 1) / columns)[:, None]
-    return tl.where(there, slope * scale, 0.0), normal
+    return tl.where(here, slope * scale, 0.0), normal
 
 
 @triton.jit
@@ -121,13 +119,15 @@ def store_sum(sums, index: tl.constexpr, count: tl.constexpr, acc, columns, COLU
 
 @triton.jit(do_not_specialize=["rows", "columns", "span"])
 def norm_backward_kernel(
-    grad_out, grad_sum, x, residual, total, grad_x, grad_residual, sums,
-    linear_bias, inner_weight, inner_bias, weight, bias, epsilons, dropout,
-    rows, columns, span, eps,
+    grad_out, grad_sum, x, residual, total, grad_x, grad_residual, sums, moments,
+    linear_bias, inner_weight, inner_bias, weight, bias, dropout,
+    rows, columns, span,
     INNER: tl.constexpr, RMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One program takes ``span`` rows, a multiple of ROWS."""
-    eps = tl.full((), eps, tl.float32)
+    of_outer = moments
+    if INNER:
+        of_outer += 2 * rows.to(tl.int64)
     AFTER_INNER: tl.constexpr = len(linear_bias)
     AFTER_INNER_BIAS: tl.constexpr = AFTER_INNER + len(inner_weight)
     AFTER_OUTER: tl.constexpr = AFTER_INNER_BIAS + len(inner_bias)
@@ -151,7 +151,7 @@ def norm_backward_kernel(
                 if len(residual) > 0:
                     value += load_rows(residual, row, column, here)
             given = load_rows(grad_out, row, column, here)
-            slope, normal = norm_slope(given, value, columns, eps_of(eps, epsilons, 1), there, weight, column, RMS)
+            slope, normal = norm_slope(given, value, columns, here, there, of_outer, row, rows, weight, column, RMS)
             of_weight += given * normal
             of_bias += given
         if len(grad_sum) > 0:
@@ -163,7 +163,7 @@ def norm_backward_kernel(
             of_inner_bias += slope
             given = slope
             slope, normal = norm_slope(
-                given, value, columns, eps_of(eps, epsilons, 0), there, inner_weight, column, RMS
+                given, value, columns, here, there, moments, row, rows, inner_weight, column, RMS
             )
             of_inner_weight += given * normal
         slope = dropped(slope, row, dropout, ROWS, COLUMNS)
