@@ -138,7 +138,8 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         rounded = c.use_karras_sigmas or c.use_lu_lambdas
         curve = self._curve(low, high, steps)
         if curve is None and c.use_lu_lambdas:
-            curve = np.exp(np.linspace(math.log(high), math.log(low), steps))
+            logs = np.log(table)
+            curve = np.exp(np.linspace(float(logs[-1]), float(logs[0]), steps))
         if curve is not None:
             times = self._sigma_times(curve)
             return curve, times.round() if rounded and c.beta_schedule != "squaredcos_cap_v2" else times
@@ -188,7 +189,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             model_output = self._thresholded_noise(place, model_output, sample, fused)
         if fused.get("out") is not None:
             fused["out"] = fused["out"][0], self._spare(sample)  # type: ignore[index]
-        earlier = tuple(self.model_outputs[:-order:-1]) if order > 1 else ()
+        earlier = tuple(self.model_outputs[-1 : -1 - len(plan.coefficients.history) : -1])
         previous, predicted = self._step(
             plan, model_output, sample, generator, variance_noise,
             history=earlier, noise_dtype=torch.float32, **fused,  # type: ignore[arg-type]
@@ -228,15 +229,18 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         alpha_t, sigma_t = self._alpha_sigma(self._sigmas[place + 1])
         alpha_s, sigma_s = self._alpha_sigma(self._sigmas[place])
         lambdas = [self._lambda(place - i) for i in range(-1, order)]
+        # Where two sigmas are one, nothing can be divided by what is between them.
+        order = next((max(i, 1) for i in range(order) if lambdas[i] == lambdas[i + 1]), order)
+        lambdas = lambdas[: order + 1]
         h = lambdas[0] - lambdas[1]
         sde = c.algorithm_type.startswith("sde")
         sample, integrals = (self._of_eps if self._of_noise else self._of_x0)(h, order, sde)
         if self._of_noise:
             sample, integrals, noise = alpha_t / alpha_s, [sigma_t * b for b in integrals], sigma_t
-            noise *= math.sqrt(math.expm1(2 * h)) if sde else 0.0
+            noise *= math.sqrt(max(math.expm1(2 * h), 0)) if sde else 0.0
         else:
             sample, integrals, noise = sigma_t / sigma_s * sample, [alpha_t * b for b in integrals], sigma_t
-            noise *= math.sqrt(-math.expm1(-2 * h)) if sde else 0.0
+            noise *= math.sqrt(max(-math.expm1(-2 * h), 0)) if sde else 0.0
         weights = _of_predictions(integrals, lambdas)
         # The kernel keeps "x0"; with alpha and sigma exchanged that is eps.
         levels = (sigma_s, alpha_s) if self._of_noise else (alpha_s, sigma_s)

@@ -103,5 +103,9 @@ CURVES: dict[str, Callable[[float, float, int], Floats]] = {
 
 
 def times_of(sigmas: Floats, log_table: Floats) -> Floats:
-    """The times, between those of training, at which the noise has these sigmas; ``log_table`` [T] ascends."""
-    return np.interp(np.log(np.maximum(sigmas, 1e-10)), log_table, np.arange(len(log_table)))
+    """The times, between those of training, at which the noise has these sigmas. ``log_table`` [T] ascends, but for its
+    end, where a sigma may have been infinite."""
+    logs = np.log(np.maximum(sigmas, 1e-10))
+    reached = logs[:, None] >= log_table
+    low = np.where(reached.any(1), len(log_table) - 1 - reached[:, ::-1].argmax(1), 0).clip(max=len(log_table) - 2)
+    return low + ((logs - log_table[low]) / (log_table[low + 1] - log_table[low])).clip(0, 1)

@@ -1,0 +1,1 @@
+"""Schedulers of xmkern.diffusion against those of diffusers, and against the equations."""
