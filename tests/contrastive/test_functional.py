@@ -105,15 +105,17 @@ def test_gradients_of_scale_and_bias(name, dtype, capability):
 
 
 @needs_kernels
+@pytest.mark.parametrize("shape", [(150, 270, 40), (401, 70, 33), (310, 530, 530)])
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["logsumexp", "softplus"])
-def test_loss_and_gradients_in_one_go(kind, dtype, columns, capability):
-    """Of rows with several positives, of one, and of none; more than a block of them, and of columns than a strip."""
+def test_loss_and_gradients_in_one_go(kind, dtype, columns, shape, capability):
+    """Of rows with several positives, of one, and of none; in one part and in several of rows, columns and depth."""
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(rows, 40, generator=generator).to(dtype) for rows in (150, 270))
-    scales = [torch.rand(rows, generator=generator) for rows in (150, 270)]
-    ids = [torch.randint(0, 200, (rows,), generator=generator) for rows in (150, 270)]
+    *sizes, depth = shape
+    x, y = ((torch.randn(rows, depth, generator=generator) * (40 / depth) ** 0.5).to(dtype) for rows in sizes)
+    scales = [torch.rand(rows, generator=generator) for rows in sizes]
+    ids = [torch.randint(0, 200, (rows,), generator=generator) for rows in sizes]
     pairs = (*ids, None, None, None)
     args = (x, y, *scales, torch.tensor(-0.5), *pairs, kind, columns and kind == "logsumexp", 0.3, True, True)
     run = {backend.name: backend.run for backend in ops()["similarity_loss"].backends}

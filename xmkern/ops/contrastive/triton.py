@@ -86,7 +86,7 @@ class _Call:
             _vectors(x_offset, y_offset),
         )
         self.sizes = (len(x), len(y), x.shape[1] // unit)
-        self.tiles = tiles = _tiles(kind, x, y, backward)
+        self.tiles = tiles = _tiles(kind, x, y, backward, relevance is not None)
         self.constants = {
             "KIND": kind,
             "EVEN": x.shape[1] % tiles.depth == 0,
@@ -205,12 +205,14 @@ def _wide_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
 
 
-def _tiles(kind: str, x: Tensor, y: Tensor, backward: bool) -> Tiles:
+def _tiles(kind: str, x: Tensor, y: Tensor, backward: bool, related: bool) -> Tiles:
     sort = gpu.chip_of(x.device).sort
     *large, small = _TILES[x.element_size(), sort]
     tiles = large[backward]
-    if kind == "mil" and not backward and (sort == "small" or x.element_size() == 4):
-        tiles = replace(tiles, columns=min(tiles.columns, 64))  # two sums a row: registers must be left for them
+    wide = x.element_size() == 4
+    # Registers must be left for a second sum a row, and for the places of flags in a matrix that may lie on its side.
+    if not backward and ((kind == "mil" and (wide or sort == "small")) or (related and wide)):
+        tiles = replace(tiles, columns=min(tiles.columns, 64))
     rows = min(len(x), _STRIP) if backward else len(x)
     if cdiv(rows, tiles.rows) * cdiv(len(y), tiles.columns) < _PROGRAMS // 4:
         tiles = small
