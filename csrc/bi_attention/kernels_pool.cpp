@@ -14,7 +14,7 @@ inline char* row_of(const Operand& x, Dtype dtype, int64_t batch, int64_t row) {
   return static_cast<char*>(x.data) + (batch * x.batch + row * x.row) * size_of(dtype);
 }
 
-// A row in float32, zeros behind it.
+// Rows in float32, zeros behind them; a number for each row.
 struct Workspace {
   float *weight, *guide, *grad_pooled, *grad_guide, *sums, *grad_logits;
 
@@ -101,7 +101,7 @@ void forward_of(const Problem& p, int64_t batch, void* memory) {
   store_row<dtype>(row_of(p.pooled, dtype, batch, 0), w.sums, p.depth, 1.0f);
 }
 
-// Adds up `rows` rows of `columns` numbers; a vector that reaches past the end is stored number by number.
+// A vector that reaches past the end of a row is stored number by number.
 template <Dtype dtype>
 inline void store_numbers(void* out, int64_t c, int64_t columns, Floats x) {
   if (c + lanes <= columns) return store_floats<dtype>(out, c, x);

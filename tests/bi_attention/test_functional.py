@@ -183,9 +183,10 @@ def test_large_affinities_do_not_overflow(capability):
         leaves = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.items()}
         outs = xf.bi_attention(**leaves, scale=1000.0)
         results.append((*outs, *torch.autograd.grad(outs, list(leaves.values()), [out.detach().cos() for out in outs])))
+    # A log-sum-exp of tens of thousands is rounded to 1/512, and so are the weights of the backward.
     for got, expected in zip(*results, strict=True):
         assert got.isfinite().all()
-        assert_close(got.double(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        assert_close(got.double(), expected, rtol=0, atol=0.01 * float(expected.detach().abs().max()))
 
 
 @pytest.mark.parametrize("wanted", [0, 1])

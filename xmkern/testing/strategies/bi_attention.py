@@ -55,8 +55,8 @@ def parallel_co_attention(draw: Callable[..., Any]) -> Inputs:
         "affinity_b": tensor(B, S, D),
         "hidden_a": tensor(B, L, K),
         "hidden_b": tensor(B, S, K),
-        "weight_a": tensor(K),
-        "weight_b": tensor(K),
+        "weight_a": tensor(K, size=K**-0.5),
+        "weight_b": tensor(K, size=K**-0.5),
         "mask_a": draw(_rows(B, L, torch.Generator().manual_seed(L))),
         "mask_b": draw(_rows(B, S, torch.Generator().manual_seed(S))),
     }
@@ -72,7 +72,7 @@ def alternating_co_attention(draw: Callable[..., Any]) -> Inputs:
         "b": tensor(B, S, Db),
         "hidden": [tensor(B, L, K), tensor(B, S, K), tensor(B, L, K)],
         "guides": [tensor(K, Da, size=Da**-0.5), tensor(K, Db, size=Db**-0.5)],
-        "weights": [tensor(K), tensor(K), tensor(K)],
+        "weights": [tensor(K, size=K**-0.5) for _ in range(3)],
         "mask_a": draw(_rows(B, L, torch.Generator().manual_seed(L))),
         "mask_b": draw(_rows(B, S, torch.Generator().manual_seed(S))),
     }
@@ -82,7 +82,8 @@ def _tensors(draw: Callable[..., Any]) -> tuple[Callable[..., Tensor], tuple[int
     B, L, S = draw(st.sampled_from([1, 2, 3, 5, 0])), draw(_lengths), draw(_lengths)
     Da, Db, K = draw(_depths), draw(_depths), draw(_depths)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
-    dtype = draw(_dtypes) if B * L * S > 8 else torch.float32
+    # The weights of a few rows may be exact in eager PyTorch, by luck; many are not.
+    dtype = draw(_dtypes) if min(B * L, B * S, K) >= 16 else torch.float32
     graded = draw(st.booleans())
 
     def tensor(*shape: int, size: float = 1.0) -> Tensor:
