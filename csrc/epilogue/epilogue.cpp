@@ -46,7 +46,7 @@ const KernelTable<ElementKernel> element_kernels = {{&baseline::epilogue_element
 #endif
 
 // Less is not worth waking a thread for.
-constexpr int64_t numbers_a_task = int64_t{1} << 16;
+constexpr int64_t numbers_a_task = int64_t{1} << 15;
 // Each block has sums over its rows of its own.
 constexpr int64_t most_blocks = 64;
 // Pieces of rows in working memory have room for as many numbers.

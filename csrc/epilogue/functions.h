@@ -28,8 +28,14 @@ inline Floats reciprocal(Floats x) {
 
 inline Floats magnitude(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu); }
 
-// 1 / (1 + 2^-x)
-inline Floats sigmoid2(Floats x) { return reciprocal(1.0f + exp2(x < -100.0f ? splat(100.0f) : -x)); }
+struct Sigmoid {
+  Floats share, rest;  // 1 / (1 + 2^-x), and 1 less that
+};
+
+inline Sigmoid sigmoid2(Floats x) {
+  const Floats power = exp2(x < -100.0f ? splat(100.0f) : -x), share = reciprocal(1.0f + power);
+  return {share, power * share};
+}
 
 struct Normal {
   Floats cdf, power;  // power: exp(-x^2 / 2)
@@ -56,9 +62,9 @@ inline Normal normal(Floats x) {
 // x times the sigmoid of z, whose slope is dz
 template <bool sloped>
 inline Curve by_sigmoid(Floats x, Floats z, Floats dz) {
-  const Floats share = sigmoid2(z * log2_e);
-  if constexpr (!sloped) return {x * share, Floats{}};
-  return {x * share, share + x * share * (1.0f - share) * dz};
+  const Sigmoid s = sigmoid2(z * log2_e);
+  if constexpr (!sloped) return {x * s.share, Floats{}};
+  return {x * s.share, s.share + x * s.share * s.rest * dz};
 }
 
 // x times the normal distribution's cdf of x for results of half precision, in two thirds of the time: 1/2 and an odd
@@ -121,7 +127,7 @@ inline void with_activation(Activation activation, F&& f) {
 // tanh to two units in the last place: a polynomial near 0, where the quotient of powers would cancel.
 inline Floats tanh(Floats x) {
   const Floats a = magnitude(x), square = x * x;
-  const Floats far = 1.0f - 2.0f * sigmoid2(a * (-2.0f * log2_e));
+  const Floats far = 1.0f - 2.0f * sigmoid2(a * (-2.0f * log2_e)).share;
   Floats p = splat(-5.70498872745e-3f);
   p = p * square + 2.06390887954e-2f;
   p = p * square - 5.37397155531e-2f;
@@ -138,8 +144,8 @@ inline Curve open(epilogue::Gate gate, Floats x) {
     return {y, 1.0f - y * y};
   }
   if (gate == epilogue::Gate::sigmoid) {
-    const Floats y = sigmoid2(x * log2_e);
-    return {y, y * (1.0f - y)};
+    const Sigmoid s = sigmoid2(x * log2_e);
+    return {s.share, s.share * s.rest};
   }
   return {x, splat(1.0f)};
 }

@@ -103,13 +103,15 @@ void keep(const AddNorm& p, bool outer, int64_t row, const Moments& of) {
 float sum_up(const AddNorm& p, const Memory& m, const float* epsilons, int64_t row, float* to) {
   if (!p.inner && !p.dropout.on) return add_up({p.x, p.residual, m.linear_bias}, m, row, p.columns, to);
   const float sum = read_branch(p, m, row, m.branch);
-  if (p.inner) {
-    const Moments of = moments(p, m.branch, sum, epsilons[0]);
-    keep(p, false, row, of);
-    for (int64_t c = 0; c < p.columns; c += lanes)
-      store(m.branch + c, of.normal(load(m.branch + c)) * load(m.inner_weight + c) + load(m.inner_bias + c));
-  }
-  return add_up({in_memory(m.branch), p.residual, m.zeros}, m, row, p.columns, to);
+  if (!p.inner) return add_up({in_memory(m.branch), p.residual, m.zeros}, m, row, p.columns, to);
+  const Moments of = moments(p, m.branch, sum, epsilons[0]);
+  keep(p, false, row, of);
+  read(p.residual.dtype, at(p.residual, row), p.columns, [&](int64_t c, Floats x) {
+    const Floats normal = of.normal(load(m.branch + c));
+    x += normal * load(m.inner_weight + c) + load(m.inner_bias + c);
+    store(to + c, x);
+  });
+  return sum_over(p.columns, [&](int64_t c) { return load(to + c); });  // what is past the end is not of the row
 }
 
 // To the dtype in which the sum is kept, if it is; returns the sum over the row.
@@ -193,17 +195,18 @@ void backward(const AddNorm& p, const AddNormGradients& g, int64_t begin, int64_
   float *of_inner_weight = take(p.inner_weight), *of_inner_bias = take(p.inner_bias);
   float *of_weight = take(p.weight), *of_bias = take(p.bias);
   const bool through_sum = p.outer && p.sum.data == nullptr;
+  // Nothing lies between the outer norm and x; nothing between the kept sum and the inner norm.
   const bool direct = g.sum.data == nullptr && g.residual.data == nullptr && !p.inner && !p.dropout.on;
-  const Terms terms = !through_sum   ? Terms{p.sum, {}, m.zeros}
-                      : p.dropout.on ? Terms{in_memory(m.branch), p.residual, m.zeros}
-                                     : Terms{p.x, p.residual, m.linear_bias};
+  const bool straight = !p.outer && g.residual.data == nullptr && p.inner;
+  const Terms branch = p.dropout.on ? Terms{in_memory(m.branch), {}, m.zeros} : Terms{p.x, {}, m.linear_bias};
+  const Terms terms = through_sum ? Terms{branch.first, p.residual, branch.shift} : Terms{p.sum, {}, m.zeros};
   float* grad = m.grad;
   const auto finish = [&](int64_t c, Floats x) {
     if (of_linear_bias != nullptr) store(of_linear_bias + c, load(of_linear_bias + c) + x);
     return x;
   };
   for (int64_t row = begin; row < end; ++row) {
-    if (p.inner || (through_sum && p.dropout.on))
+    if (p.dropout.on && (p.inner || through_sum))
       read_branch(p, m, row, m.branch);
     else if (p.dropout.on)
       draw_kept(p.dropout, row, p.columns, m.kept);
@@ -216,13 +219,17 @@ void backward(const AddNorm& p, const AddNormGradients& g, int64_t begin, int64_
       }
       for (int64_t c = 0; c < p.columns; c += lanes) store(grad + c, slope.at(c));
     }
-    if (g.sum.data != nullptr)
+    if (g.sum.data != nullptr && !straight)
       read(g.sum.dtype, at(g.sum, row), p.columns,
            [&](int64_t c, Floats x) { store(grad + c, p.outer ? x + load(grad + c) : x); });
     if (g.residual.data != nullptr) write(g.residual, row, 0, p.columns, [&](int64_t c) { return load(grad + c); });
     if (p.inner) {
-      const Slope slope = norm_backward(p, m, false, {in_memory(m.branch), {}, m.zeros}, in_memory(grad), row, m.branch,
-                                        grad, of_inner_weight, of_inner_bias);
+      const Slope slope = norm_backward(p, m, false, branch, straight ? g.sum : in_memory(grad), row, m.total, grad,
+                                        of_inner_weight, of_inner_bias);
+      if (!p.dropout.on) {
+        write(g.x, row, 0, p.columns, [&](int64_t c) { return finish(c, slope.at(c)); });
+        continue;
+      }
       for (int64_t c = 0; c < p.columns; c += lanes) store(grad + c, slope.at(c));
     }
     if (p.dropout.on) drop(p.dropout, m.kept, p.columns, grad);
