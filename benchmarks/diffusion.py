@@ -1,6 +1,6 @@
 """Steps of diffusion against diffusers' schedulers, noise and training noise against eager PyTorch.
 
-A step is the call of ``xmkern.functional`` with its coefficients at hand, as a scheduler has them.
+A step is a call of ``scheduler.step`` on either side, the same time again and again: both have been there before.
 """
 
 import itertools
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import xmkern.diffusion
 import xmkern.functional as xf
 from benchmarks.measure import RESULTS, alternate, write_rows
 
 SHAPES = [(1, 3, 32, 32), (4, 4, 64, 64), (8, 3, 64, 64), (16, 3, 256, 256)]
-TIME, EARLIER = 500, 480
+MIDDLE = 25
 Calls = dict[str, Callable[[], Any]]
 
 
@@ -47,23 +48,17 @@ class Contest:
         """Noise that no step has had before."""
         return {"seed": 1, "offset": next(self.offsets)}
 
+    def steps(self, name: str, **knobs: Any) -> tuple[Any, Any, Tensor]:
+        """Their scheduler, ours, and a time in the middle of 50 steps."""
+        both = [getattr(module, name)(**knobs) for module in (diffusers(), xmkern.diffusion)]
+        for scheduler in both:
+            scheduler.set_timesteps(50)
+        return *both, both[0].timesteps[MIDDLE]
+
     def ddpm(self, guided: bool = False) -> Calls:
-        variance = "learned_range" if guided else "fixed_small"
-        scheduler = diffusers().DDPMScheduler(variance_type=variance)
-        scheduler.set_timesteps(50)
-        a, p = (scheduler.alphas_cumprod[t].item() for t in (TIME, EARLIER))
-        beta = 1 - a / p
-        v = (1 - p) / (1 - a) * beta
-        coefficients = xf.StepCoefficients(
-            alpha=a**0.5,
-            sigma=(1 - a) ** 0.5,
-            sample=(a / p) ** 0.5 * (1 - p) / (1 - a),
-            original=p**0.5 * beta / (1 - a),
-            noise=1.0 if guided else v**0.5,
-            log_variances=(math.log(v), math.log(beta)),
-        )
-        more: dict[str, Any] = {"variance": variance, "guidance": 4.0} if guided else {}
+        theirs, ours, t = self.steps("DDPMScheduler", variance_type="learned_range" if guided else "fixed_small")
         output = self.doubled if guided else self.m
+        fused = {"guidance_scale": 4.0} if guided else {}
 
         def eager(generator: torch.Generator | None = None) -> Any:
             m = self.m
@@ -71,16 +66,17 @@ class Contest:
                 without, given = self.doubled.chunk(2)
                 (without, _), (given, v) = without.chunk(2, 1), given.chunk(2, 1)
                 m = torch.cat([without + 4.0 * (given - without), v], dim=1)
-            return scheduler.step(m, TIME, self.x, generator=generator, return_dict=False)
+            return theirs.step(m, t, self.x, generator=generator, return_dict=False)
 
-        def ours(**more_still: Any) -> Any:
-            return xf.diffusion_step(self.x, output, coefficients, clip=1.0, **more, **more_still)
+        def drawn_by_torch() -> Any:
+            generator = torch.Generator().manual_seed(1)
+            return ours.step(output, t, self.x, generator=generator, return_dict=False, **fused)
 
-        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(1))
-        self.check(ours(noise=noise), eager(torch.Generator().manual_seed(1)))
+        self.check(drawn_by_torch(), eager(torch.Generator().manual_seed(1)))
+        ours.seed = 1
         return {
-            "xmkern": lambda: ours(**self.drawn()),
-            "out": lambda: ours(**self.drawn(), out=self.out),
+            "xmkern": lambda: ours.step(output, t, self.x, return_dict=False, **fused),
+            "out": lambda: ours.step(output, t, self.x, return_dict=False, out=self.out, **fused),
             "peer": eager,
         }
 
@@ -88,43 +84,31 @@ class Contest:
         return self.ddpm(guided=True)
 
     def ddim(self) -> Calls:
-        scheduler = diffusers().DDIMScheduler()
-        scheduler.set_timesteps(50)
-        a, p = (scheduler.alphas_cumprod[t].item() for t in (TIME, EARLIER))
-        coefficients = xf.StepCoefficients(a**0.5, (1 - a) ** 0.5, original=p**0.5, epsilon=(1 - p) ** 0.5)
+        theirs, ours, t = self.steps("DDIMScheduler")
         calls: Calls = {
-            "xmkern": lambda: xf.diffusion_step(self.x, self.m, coefficients, clip=1.0),
-            "out": lambda: xf.diffusion_step(self.x, self.m, coefficients, clip=1.0, out=self.out),
-            "peer": lambda: scheduler.step(self.m, TIME, self.x, return_dict=False),
+            "xmkern": lambda: ours.step(self.m, t, self.x, return_dict=False),
+            "out": lambda: ours.step(self.m, t, self.x, return_dict=False, out=self.out),
+            "peer": lambda: theirs.step(self.m, t, self.x, return_dict=False),
         }
         self.check(calls["xmkern"](), calls["peer"]())
         return calls
 
     def dpm_solver(self) -> Calls:
         """DPM-Solver++ of the second order, by the midpoint."""
-        scheduler = diffusers().DPMSolverMultistepScheduler()
-        scheduler.set_timesteps(50)
-        at = 20
-        (a1, s1), (a0, s0), (a, s) = (
-            tuple(float(x) for x in scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[i].double()))
-            for i in (at - 1, at, at + 1)
-        )
-        h, h0 = math.log(a / s) - math.log(a0 / s0), math.log(a0 / s0) - math.log(a1 / s1)
-        k, r = a * math.expm1(-h), h0 / h
-        coefficients = xf.StepCoefficients(a0, s0, sample=s / s0, original=-k - k / (2 * r), history=(k / (2 * r),))
-        earlier = self.noise
+        theirs, ours, t = self.steps("DPMSolverMultistepScheduler")
+        oldest = torch.empty_like(self.x)
 
-        def eager() -> Any:
-            scheduler._step_index, scheduler.lower_order_nums, scheduler.model_outputs = at, 2, [None, earlier]
-            return scheduler.step(self.m, scheduler.timesteps[at], self.x, return_dict=False)
+        def step(scheduler: Any, **fused: Any) -> Any:
+            scheduler._step_index, scheduler.lower_order_nums = MIDDLE, 2
+            scheduler.model_outputs = [oldest, self.noise]
+            return scheduler.step(self.m, t, self.x, return_dict=False, **fused)
 
-        calls: Calls = {
-            "xmkern": lambda: xf.diffusion_step(self.x, self.m, coefficients, history=(earlier,)),
-            "out": lambda: xf.diffusion_step(self.x, self.m, coefficients, history=(earlier,), out=self.out),
-            "peer": eager,
+        self.check(step(ours), step(theirs))
+        return {
+            "xmkern": lambda: step(ours),
+            "out": lambda: step(ours, out=(self.out[0], None)),
+            "peer": lambda: step(theirs),
         }
-        self.check(calls["xmkern"](), (*eager(), scheduler.model_outputs[-1]))
-        return calls
 
     def threshold(self) -> Calls:
         scheduler = diffusers().DDPMScheduler(thresholding=True, sample_max_value=2.0)

@@ -85,11 +85,14 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         self._begin(("epsilon", "sample", "v_prediction", *(("flow_prediction",) if use_flow_sigmas else ())))
         self._begin_sigmas()
         self._flow_shift = flow_shift
+        self._most = solver_order
+        self._cut = variance_type in LEARNED
+        self._twice = self._of_noise and thresholding
         self._restart(torch.arange(num_train_timesteps - 1.0, -1, -1))
         self._forget()
 
     def _forget(self) -> None:
-        self.model_outputs: list[Tensor | None] = [None] * self.config.solver_order
+        self.model_outputs: list[Tensor | None] = [None] * self._most
         self.lower_order_nums = 0
 
     def set_timesteps(
@@ -183,33 +186,41 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         plan = self._plans.get((place, order))
         if plan is None:
             plan = self._plans[place, order] = self._plan(place, order)
-        if self.config.variance_type in LEARNED:
+        if self._cut:
             model_output = model_output[:, : sample.shape[1]]
-        if self._of_noise and self.config.thresholding:
+        if self._twice:
             model_output = self._thresholded_noise(place, model_output, sample, fused)
-        if fused.get("out") is not None:
-            fused["out"] = fused["out"][0], self._spare(sample)  # type: ignore[index]
         earlier = tuple(self.model_outputs[-1 : -1 - len(plan.coefficients.history) : -1])
+        fused["out"] = self._memory(fused.get("out"), sample, model_output)
         previous, predicted = self._step(
             plan, model_output, sample, generator, variance_noise,
             history=earlier, noise_dtype=torch.float32, **fused,  # type: ignore[arg-type]
         )  # fmt: skip
         self.model_outputs = [*self.model_outputs[1:], predicted]
-        self.lower_order_nums = min(self.lower_order_nums + 1, self.config.solver_order)
-        assert self._step_index is not None
-        self._step_index += 1
+        if self.lower_order_nums < self._most:
+            self.lower_order_nums += 1
+        self._step_index = place + 1
         return SchedulerOutput(previous) if return_dict else (previous,)
 
-    def _spare(self, sample: Tensor) -> Tensor:
-        """Memory for a prediction to be kept: that of the one which is of no more use."""
+    def _memory(
+        self, out: tuple[Tensor, Tensor | None] | None, sample: Tensor, model_output: Tensor
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Where to write: the prediction, which is kept, over the oldest one, which is of no more use."""
         oldest = self.model_outputs[0]
-        return oldest if oldest is not None and oldest.shape == sample.shape else torch.empty_like(sample)
+        fits = oldest is not None and oldest.shape == sample.shape and oldest.dtype == sample.dtype
+        if out is None:
+            if not fits or (torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad)):
+                return None
+            return torch.empty(sample.shape, dtype=sample.dtype, device=sample.device), oldest
+        return out[0], oldest if fits else torch.empty(sample.shape, dtype=sample.dtype, device=sample.device)
 
     def _order(self, place: int) -> int:
         """Of the step to be made: no more than predictions allow, and less at the end."""
-        c = self.config
-        order = min(c.solver_order, self.lower_order_nums + 1)
+        order = min(self._most, self.lower_order_nums + 1)
         left = len(self._times) - 1 - place
+        if left > 1:
+            return order
+        c = self.config
         few = c.lower_order_final and len(self._times) < 15
         if left == 0 and (c.euler_at_final or few or c.final_sigmas_type == "zero"):
             return 1
