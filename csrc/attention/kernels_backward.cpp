@@ -189,10 +189,17 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
     pack(w.query, rows, w.queries, 0);
     pack(w.grad_out, rows, w.grad_outs, 0);
   }
+  const NextHead next(p, batch, head);
+  int64_t share_fetched = 0;
+  const auto fetch = [&] {
+    if (share_fetched < 5) next.fetch_share(share_fetched++, 5, p.out, g.out);
+  };
   for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
     const int64_t place = source.place + key;
+    fetch();
     multiply<Arithmetic, false, true>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, place, place + keys,
                                       w.scores + column, stride, false);
+    fetch();
     multiply<Arithmetic, false, true>(w.grad_out, rows, w.values_transposed, 0, w.values_transposed.steps, place,
                                       place + keys, w.grad_scores + column, stride, false);
   });
@@ -223,10 +230,13 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns, row_units = units<Arithmetic>(rows);
   for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
     const int64_t place = source.place + key;
+    fetch();
     multiply<Arithmetic, true, true>(probabilities + column, keys, w.grad_outs, 0, row_units, 0, p.value_depth,
                                      w.grad_value + place * value_depth, value_depth, true);
+    fetch();
     multiply<Arithmetic, true, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, p.depth,
                                      w.grad_key + place * depth, depth, true);
+    fetch();
     multiply<Arithmetic, false, true>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys,
                                       place / Arithmetic::numbers, units<Arithmetic>(keys), 0, p.depth, sums,
                                       sums_stride, !first);

@@ -67,6 +67,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
       multiply<Arithmetic, false, true>(query, rows, w.keys, 0, w.keys.steps, place, place + keys, w.scores + column,
                                         stride, false);
     });
+    if (first) NextHead(p, batch, head).fetch_share(row_begin / rows, (p.queries + rows - 1) / rows, p.out);
     // Peaks and totals of four rows are brought together from the lanes.
     constexpr int fours = round_up(max_rows, 4);
     Floats of_lanes[fours] = {};

@@ -24,6 +24,40 @@ inline void* mutable_row_of(const Operand& x, Dtype dtype, int64_t batch, int64_
   return const_cast<void*>(row_of(x, dtype, batch, head, row));
 }
 
+// Asks for what is next read of short heads, a share at a time, so that it comes while products keep the core busy. The
+// next head is most likely done by the same thread.
+struct NextHead {
+  const Problem& p;
+  int64_t batch, head;
+  bool comes;
+
+  NextHead(const Problem& problem, int64_t of_batch, int64_t of_head)
+      : p(problem), batch(of_batch + (of_head + 1) / p.heads), head((of_head + 1) % p.heads) {
+    comes = batch < p.batches && p.queries <= block_rows;
+  }
+
+  void fetch(const Operand& x, int64_t of_head, int64_t rows, int64_t columns, int64_t share, int64_t shares) const {
+    const int64_t bytes = columns * size_of(p.dtype), end = rows * (share + 1) / shares;
+    for (int64_t r = rows * share / shares; r < end; ++r) {
+      const auto* row = static_cast<const char*>(row_of(x, p.dtype, batch, of_head, r));
+      for (int64_t c = 0; c < bytes; c += 64) __builtin_prefetch(row + c, 0, 2);
+    }
+  }
+
+  // Queries, keys and values, and what stands beside the queries.
+  template <class... Beside>
+  void fetch_share(int64_t share, int64_t shares, const Beside&... beside) const {
+    if (!comes) return;
+    fetch(p.query, head, p.queries, p.depth, share, shares);
+    (fetch(beside, head, p.queries, p.value_depth, share, shares), ...);
+    const int64_t key_head = head / (p.heads / p.key_heads);
+    for (const Source* s = p.sources; s < p.sources + p.source_count; ++s) {
+      fetch(s->key, key_head, s->keys, p.depth, share, shares);
+      fetch(s->value, key_head, s->keys, p.value_depth, share, shares);
+    }
+  }
+};
+
 // Rows a block, at most `most`, as equal as can be.
 inline int64_t rows_per_block(int64_t rows, int64_t most) {
   const int64_t blocks = (rows + most - 1) / most;

@@ -150,7 +150,7 @@ def cross_attention(
     if isinstance(sources, KeyValue) or not isinstance(sources, Sequence) or len(sources) == 0:
         found = "none" if isinstance(sources, Sequence) and len(sources) == 0 else type(sources).__name__
         raise TypeError(f"sources must be a sequence of one or more KeyValue or tuples, not {found}")
-    given = []
+    given: list[Source] = []
     for i, each in enumerate(sources):
         if not isinstance(each, tuple) or not 2 <= len(each) <= 4:
             raise TypeError(

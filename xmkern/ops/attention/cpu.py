@@ -87,19 +87,19 @@ def _call(
     seed: Tensor | None,
 ) -> tuple[tuple[object, ...], object]:
     """A problem of one source, and the tensors that must outlive the call."""
-    given, kept = source(key, value, mask, mask_tensors, bias, buckets, query.size(2))
+    given, kept = source(query.size(2), key, value, mask, mask_tensors, bias, buckets)
     call, also_kept = problem(query, out, lse, (given,), value.size(1), scale, dropout_p, seed)
     return call, (kept, also_kept)
 
 
 def source(
+    queries: int,
     key: Tensor,
     value: Tensor,
     mask: list[int] | tuple[int, ...],
     mask_tensors: Sequence[Tensor],
     bias: Tensor | None,
     buckets: Tensor | None,
-    queries: int,
 ) -> tuple[tuple[object, ...], object]:
     """Keys and values as the binding takes them, and the tensors that must outlive the call."""
     key, key_numbers = _operand(key)

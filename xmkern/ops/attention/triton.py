@@ -123,7 +123,8 @@ def attention_of_sources(
     """Attention over the keys of all sources: a launch for each, merged. A source: ``attention``'s arguments from key
     to buckets."""
     if len(sources) == 1:
-        return attention(query, *sources[0], scale, dropout_p, seed)
+        only: Any = (*sources[0], scale, dropout_p, seed)
+        return attention(query, *only)
     out = empty_like_query(query, sources[0][1].shape[3])
     parts = torch.empty(len(sources), *out.shape, dtype=torch.float32, device=query.device)
     part_lses = torch.empty(parts.shape[:4], dtype=torch.float32, device=query.device)
@@ -131,7 +132,8 @@ def attention_of_sources(
     if lse.numel() == 0:
         return out, lse
     for source, place, part, part_lse in zip(sources, places, parts, part_lses, strict=True):
-        call = _Call(query, *source, scale, dropout_p, seed, place)
+        given: Any = (*source, scale, dropout_p, seed, place)
+        call = _Call(query, *given)
         _attend(call, part, part_lse)
     _merge(call, parts, part_lses, out, lse, arguments.unit_of(out))
     return out, lse

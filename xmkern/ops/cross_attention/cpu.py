@@ -69,6 +69,6 @@ def cross_attention_backward(
 
 def _call(problem: Problem, out: Tensor, lse: Tensor, dropout_p: float) -> tuple[tuple[object, ...], object]:
     query, sources, scale, seed = problem
-    given, kept = zip(*(cpu.source(*source, query.size(2)) for source in sources), strict=True)
+    given, kept = zip(*(cpu.source(query.size(2), *source) for source in sources), strict=True)
     call, also_kept = cpu.problem(query, out, lse, given, sources[0].key.size(1), scale, dropout_p, seed)
     return call, (kept, also_kept)

@@ -209,10 +209,10 @@ def cross_attention(
 ) -> tuple[Tensor, ...]:
     """The operator with its gradient -> out [B, H, L, Dv] of each query, then lse [B, H, L] of each."""
     every = [source for each in sources for source in each]
-    masks = tuple(n for s in every for n in (len(s.mask), len(s.mask_tensors), *s.mask))
-    options = (tuple(map(len, sources)), masks, scales, dropout_p)
     keys, values, _, _, biases, buckets = zip(*every, strict=True)
-    mask_tensors = [tensor for source in every for tensor in source.mask_tensors]
+    masks = tuple(n for s in every for n in (len(s.mask), len(s.mask_tensors), *s.mask))
+    mask_tensors = tuple(tensor for source in every for tensor in source.mask_tensors)
+    counts, queries = tuple(map(len, sources)), tuple(queries)
     tensors = (*queries, *keys, *values, *biases, *buckets, seeds, *mask_tensors)
     graded = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (*queries, *keys, *values, *biases)
@@ -221,5 +221,6 @@ def cross_attention(
     transformed = torch._C._are_functorch_transforms_active()
     if graded or transformed:
         apply = _CrossAttention.apply if transformed or torch.compiler.is_compiling() else _apply
-        return apply(options, backend, *tensors)
-    return tuple(_run(cross_attention_forward, _arguments(options, tensors), tensors, backend))
+        return apply((counts, masks, scales, dropout_p), backend, *tensors)
+    args = (queries, keys, values, counts, masks, mask_tensors, biases, buckets, scales, dropout_p, seeds)
+    return tuple(_run(cross_attention_forward, args, tensors, backend))

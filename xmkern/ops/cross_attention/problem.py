@@ -1,7 +1,7 @@
 """The operator's flat arguments as problems: queries, and the sources of keys and values that they attend to."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class Source(NamedTuple):
 
 class Problem(NamedTuple):
     query: Tensor
-    sources: list[Source]
+    sources: list[Any]  # of Source
     scale: float
     seed: Tensor | None  # int64 [1]
 

@@ -32,8 +32,8 @@ def cross_attention_backward(
     grads: tuple[list[Tensor], ...] = ([], [], [], [])
     for i, problem in enumerate(problems(queries, keys, values, *rest)):
         joined = _joined(problem, rest[6])
-        given = (grad_outs[i], grad_lses[i], *joined[:3], outs[i], lses[i], *joined[3:])
-        grad_query, grad_key, grad_value, grad_scores = attention.attention_backward(*given, joined[5] is not None)
+        given: Any = (*joined[:3], outs[i], lses[i], *joined[3:], joined[5] is not None)
+        grad_query, grad_key, grad_value, grad_scores = attention.attention_backward(grad_outs[i], grad_lses[i], *given)
         grads[0].append(grad_query)
         for source, place in zip(problem.sources, problem.places(), strict=True):
             at = slice(place, place + source.key.shape[2])

@@ -63,18 +63,14 @@ def _backward(
     """-> the gradient of the query; those of keys, values and biases"""
     query, sources, scale, seed = problem
     grad_query = empty_like_query(query, query.shape[3])
-    several = len(sources) > 1
-    # Shares of the query's gradient are added in float32.
-    shares = (
-        torch.empty(len(sources), *query.shape, dtype=torch.float32, device=query.device) if several else [grad_query]
-    )
+    # Several shares of the query's gradient are added in float32.
+    shares = grad_query[None]
+    if len(sources) > 1:
+        shares = torch.empty(len(sources), *query.shape, dtype=torch.float32, device=query.device)
     found = []
-    for source, place, share, wanted in zip(sources, problem.places(), shares, bias_grads, strict=True):
-        key, value, *how = source
-        _, *grads = triton.attention_backward(
-            *given, query, key, value, *results, *how, scale, dropout_p, seed, wanted, place, share
-        )
-        found.append(grads)
-    if several:
+    for (key, value, *how), place, share, wanted in zip(sources, problem.places(), shares, bias_grads, strict=True):
+        rest: tuple[Any, ...] = (*results, *how, scale, dropout_p, seed, wanted, place, share)
+        found.append(triton.attention_backward(*given, query, key, value, *rest)[1:])
+    if len(sources) > 1:
         grad_query.copy_(shares.sum(0))
     return grad_query, *zip(*found, strict=True)
