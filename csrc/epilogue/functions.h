@@ -124,19 +124,6 @@ inline void with_activation(Activation activation, F&& f) {
   }
 }
 
-// tanh to two units in the last place: a polynomial near 0, where the quotient of powers would cancel.
-inline Floats tanh(Floats x) {
-  const Floats a = magnitude(x), square = x * x;
-  const Floats far = 1.0f - 2.0f * sigmoid2(a * (-2.0f * log2_e)).share;
-  Floats p = splat(-5.70498872745e-3f);
-  p = p * square + 2.06390887954e-2f;
-  p = p * square - 5.37397155531e-2f;
-  p = p * square + 1.33314422036e-1f;
-  p = p * square - 3.33332819422e-1f;
-  const Floats near = x + x * square * p;
-  return a < 0.625f ? near : (x < 0.0f ? -far : far);
-}
-
 // What a gate lets through.
 inline Curve open(epilogue::Gate gate, Floats x) {
   if (gate == epilogue::Gate::tanh) {
