@@ -257,12 +257,16 @@ struct Case {
 
   // A side's gradient is the same where the other's is not wanted.
   void check_one_side(Operand& live, Operand& frozen) {
-    const auto want = live.grad;
-    std::fill(live.grad.begin(), live.grad.end(), 0.0f);
-    Slopes other = frozen.slopes();
-    other.grad = nullptr;
-    backward(p, {&live == &x ? x.slopes() : other, &live == &x ? other : y.slopes(), grad_bias.data()}, 2);
-    for (size_t i = 0; i < want.size(); ++i) expect(live.grad[i], want[i], 0, 0, "gradient of one side");
+    const auto run_on = [&](const Slopes& other) {
+      std::fill(live.grad.begin(), live.grad.end(), 0.0f);
+      backward(p, {&live == &x ? x.slopes() : other, &live == &x ? other : y.slopes(), grad_bias.data()}, 2);
+      return live.grad;
+    };
+    const auto want = run_on(frozen.slopes());
+    Slopes unwanted = frozen.slopes();
+    unwanted.grad = nullptr;
+    const auto got = run_on(unwanted);
+    for (size_t i = 0; i < want.size(); ++i) expect(got[i], want[i], 0, 0, "gradient of one side");
   }
 
   // Loss and gradients in one go are those of forward and backward, of a sum.
