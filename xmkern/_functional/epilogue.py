@@ -123,7 +123,7 @@ def add_rms_norm(
     return_sum: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """:func:`add_layer_norm` with weight * s / sqrt(mean s^2 + eps) in the place of LayerNorm (Zhang and Sennrich, 2019),
+    """:func:`add_layer_norm` with weight * s / sqrt(mean s^2 + eps) instead of LayerNorm (Zhang and Sennrich, 2019),
     as T5 has it."""
     _check(x, residual, linear_bias=linear_bias, weight=weight)
     seed = None if dropout_p == 0 else _seed(dropout_p, x.device)
