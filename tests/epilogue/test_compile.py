@@ -41,16 +41,12 @@ def test_one_graph_for_all_lengths(name):
     assert counter.frame_count <= 2
 
 
-def test_compiled_by_inductor():
+@pytest.mark.parametrize("name", ["pre", "gate of one", "activation"])
+def test_compiled_by_inductor(name):
     torch._dynamo.reset()
-
-    def block(x, y, w):
-        hidden, total = xf.add_layer_norm(x, y, w, return_sum=True)
-        return xf.gated_residual(xf.bias_activation(hidden, w), total, w[:1], activation="tanh")
-
     inputs = tensors((3, 5, 8), (3, 5, 8), (8,), grad=True)
     results = []
-    for call in (block, torch.compile(block, fullgraph=True)):
+    for call in (CALLS[name], torch.compile(CALLS[name], fullgraph=True)):
         out = call(*inputs)
         results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
     for got, expected in zip(*results, strict=True):

@@ -123,8 +123,8 @@ def add_rms_norm(
     return_sum: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """:func:`add_layer_norm` with weight * s / sqrt(mean s^2 + eps) in place of LayerNorm (Zhang and Sennrich,
-    2019), as T5 has it."""
+    """:func:`add_layer_norm` with weight * s / sqrt(mean s^2 + eps) instead of LayerNorm (Zhang and Sennrich, 2019),
+    as T5 has it."""
     _check(x, residual, linear_bias=linear_bias, weight=weight)
     seed = None if dropout_p == 0 else _seed(dropout_p, x.device)
     out, total = epilogue.add_norm(

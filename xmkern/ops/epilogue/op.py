@@ -28,7 +28,7 @@ def _fake_add_norm(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tens
     inner, outer, keep_sum = rest[5:8]
     dtype = sum_dtype(x, residual)
     out, kept = (x.new_empty(x.shape if wanted else 0, dtype=dtype) for wanted in (outer, keep_sum))
-    return out, kept, x.new_empty((inner + outer, 2, x.shape[:-1].numel()), dtype=wide_dtype(dtype))
+    return out, kept, x.new_empty((inner + outer, 2, x.numel() // x.shape[-1]), dtype=wide_dtype(dtype))
 
 
 def _fake_add_norm_backward(
