@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xmkern.diffusion.base import LEARNED, Fused, Generator, Plan, SchedulerOutput
 from xmkern.diffusion.config import chosen, configured
+from xmkern.diffusion.dpm_integrals import integrals_of_eps, integrals_of_x0, weights_of_predictions
 from xmkern.diffusion.schedules import Floats, spaced_times
 from xmkern.diffusion.sigmas import SigmaScheduler
 from xmkern.functional import StepCoefficients
@@ -245,14 +246,16 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         lambdas = lambdas[: order + 1]
         h = lambdas[0] - lambdas[1]
         sde = c.algorithm_type.startswith("sde")
-        sample, integrals = (self._of_eps if self._of_noise else self._of_x0)(h, order, sde)
+        midpoint = order == 2 and c.solver_type == "midpoint"
         if self._of_noise:
-            sample, integrals, noise = alpha_t / alpha_s, [sigma_t * b for b in integrals], sigma_t
-            noise *= math.sqrt(max(math.expm1(2 * h), 0)) if sde else 0.0
+            sample, scale, integrals = alpha_t / alpha_s, sigma_t, integrals_of_eps(h, order, sde, midpoint)
+            variance = math.expm1(2 * h)
         else:
-            sample, integrals, noise = sigma_t / sigma_s * sample, [alpha_t * b for b in integrals], sigma_t
-            noise *= math.sqrt(max(-math.expm1(-2 * h), 0)) if sde else 0.0
-        weights = _of_predictions(integrals, lambdas)
+            sample, scale, integrals = sigma_t / sigma_s, alpha_t, integrals_of_x0(h, order, sde, midpoint)
+            sample *= math.exp(-h) if sde else 1.0
+            variance = -math.expm1(-2 * h)
+        weights = weights_of_predictions([scale * b for b in integrals], lambdas)
+        noise = sigma_t * math.sqrt(max(variance, 0)) if sde else 0.0
         # The kernel keeps "x0"; with alpha and sigma exchanged that is eps.
         levels = (sigma_s, alpha_s) if self._of_noise else (alpha_s, sigma_s)
         prediction, clip = self._prediction, self._clip()
@@ -270,45 +273,3 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
     def _lambda(self, place: int) -> float:
         alpha, sigma = self._alpha_sigma(self._sigmas[place])
         return math.log(alpha / sigma) if sigma else math.inf
-
-    def _of_x0(self, h: float, order: int, sde: bool) -> tuple[float, list[float]]:
-        """-> the weight of x but for sigma_t / sigma_s, and the integrals of 1, D1 and D2 but for alpha_t."""
-        k = 2 * h if sde else h
-        whole = -math.expm1(-k)
-        integrals = [whole]
-        if order == 2 and self.config.solver_type == "midpoint":
-            integrals.append(whole / 2)
-        elif order > 1:
-            integrals.append(1 - whole / k)
-        if order > 2:
-            # Of the SDE the integral would be 1/2 + ...; diffusers has -1/2, and a drop-in its numbers.
-            integrals.append((whole - k) / k**2 + (-0.5 if sde else 0.5))
-        return math.exp(-h) if sde else 1.0, integrals
-
-    def _of_eps(self, h: float, order: int, sde: bool) -> tuple[float, list[float]]:
-        """-> 1, and the integrals of 1, D1 and D2 but for sigma_t."""
-        whole = math.expm1(h)
-        integrals = [-whole]
-        if order == 2 and self.config.solver_type == "midpoint":
-            integrals.append(-whole / 2)
-        elif order > 1:
-            integrals.append(1 - whole / h)
-        if order > 2:
-            integrals.append(0.5 - (whole - h) / h**2)
-        return 1.0, [2 * b for b in integrals] if sde else integrals
-
-
-def _of_predictions(integrals: list[float], lambdas: list[float]) -> list[float]:
-    """Divided differences multiplied out: the weights of this prediction and of earlier ones."""
-    if len(integrals) == 1:
-        return integrals
-    h = lambdas[0] - lambdas[1]
-    r0 = (lambdas[1] - lambdas[2]) / h
-    if len(integrals) == 2:
-        first = integrals[1] / r0
-        return [integrals[0] + first, -first]
-    r1 = (lambdas[2] - lambdas[3]) / h
-    # D1 = a + r0 / (r0 + r1) (a - b), D2 = (a - b) / (r0 + r1), with a = (m0 - m1) / r0 and b = (m1 - m2) / r1
-    rest = (integrals[1] * r0 + integrals[2]) / (r0 + r1)
-    a, b = (integrals[1] + rest) / r0, -rest / r1
-    return [integrals[0] + a, b - a, -b]
