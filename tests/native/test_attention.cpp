@@ -381,7 +381,7 @@ struct Case {
             const double grad_score = p[at] * (grad_p[at] - delta);
             if (x.bias.data) {
               x.want_bias[x.bias.place(b, h, i, j)] += grad_score;
-              x.summed[x.bias.place(b, h, i, j)] += std::fabs(grad_score);
+              x.summed[x.bias.place(b, h, i, j)] += p[at] * (std::fabs(grad_p[at]) + std::fabs(delta));
             }
             for (int64_t c = 0; c < s.depth; ++c) {
               want_q(b, h, i, c) += scale * grad_score * x.k.at(b, key_head, j, c);
@@ -395,7 +395,7 @@ struct Case {
       compare("gradient of key", source.dk, source.want_k);
       compare("gradient of value", source.dv, source.want_v);
       double largest = 1;
-      for (double x : source.summed) largest = std::max(largest, x);  // thousands of numbers may cancel
+      for (double x : source.summed) largest = std::max(largest, x);  // what is added up may cancel
       for (size_t i = 0; i < source.want_bias.size(); ++i)
         expect(source.bias.grad[i], source.want_bias[i], largest * 16 * epsilon(dtype), "gradient of bias");
     }
