@@ -57,7 +57,7 @@ bool fill_keys(const Step& s, float guided, int64_t b, uint32_t* keys) {
   for (int64_t begin = 0; begin < s.elements;) {
     int64_t count = least(s.elements - begin, stretch);
     const float* noise = nullptr;
-    if (s.churn != 0) {
+    if (s.churn != 0 && noisy(s.noise)) {
       if (s.noise.drawn) count = least(count, stretch_from(s.noise, b * s.elements + begin));
       noise = drawn.get<dtype>(s.noise, s.elements, b, begin, count);
     }

@@ -39,17 +39,18 @@ inline Normals box_muller(Words a, Words b) {
   constexpr float log_terms[] = {-1.9999998807907104f, 1.0000072717666626f,   -0.6667011976242065f,
                                  0.4993981719017029f,  -0.39800330996513367f, 0.34501659870147705f,
                                  -0.3244515657424927f, 0.2021378129720688f};
-  constexpr float sine_terms[] = {0.7853981852531433f, -0.08074543625116348f, 0.00249000103212893f,
-                                  -3.59504520019982e-05f};
-  constexpr float cosine_terms[] = {0.9999999403953552f, -0.308424174785614f, 0.015849683433771133f,
-                                    -0.00031872783438302577f};
-  const Floats uniform = __builtin_convertvector(reinterpret_cast<Ints>(a & 0x7fffffffu), Floats) * 0x1p-31f + 0x1p-32f;
-  const Ints bits = reinterpret_cast<Ints>(uniform), exponent = (bits - 0x3f3504f3) >> 23;  // of sqrt(1/2)
+  constexpr float sine_terms[] = {1.5707963705062866f, -0.6459634900093079f, 0.07968003302812576f,
+                                  -0.00460165785625577f};
+  constexpr float cosine_terms[] = {0.9999999403953552f, -1.233696699142456f, 0.25359493494033813f,
+                                    -0.02039858140051365f};
+  const Floats shifted = __builtin_convertvector(reinterpret_cast<Ints>(a & 0x7fffffffu), Floats) + 0.5f;
+  const Ints bits = reinterpret_cast<Ints>(shifted) - (31 << 23);
+  const Ints exponent = (bits - 0x3f3504f3) >> 23;  // of sqrt(1/2)
   Floats x = reinterpret_cast<Floats>(bits - (exponent << 23)) - 1.0f;
   const Floats whole = __builtin_convertvector(exponent, Floats) * -1.3862943649291992f;
   const Floats radius = root(x * polynomial(log_terms, x) + whole);
 
-  x = __builtin_convertvector(reinterpret_cast<Ints>(b), Floats) * 0x1p-31f;
+  x = reinterpret_cast<Floats>((b >> 9) | 0x3f800000u) - 1.5f;
   const Floats square = x * x, sine = x * polynomial(sine_terms, square);
   const Words turned = reinterpret_cast<Words>(polynomial(cosine_terms, square)) ^ (a & 0x80000000u);
   const Floats cosine = reinterpret_cast<Floats>(turned);
@@ -62,21 +63,21 @@ inline void draw_tiles(uint64_t seed, uint64_t first, uint64_t last, float* out)
   Words lane;
   for (int i = 0; i < lanes; ++i) lane[i] = static_cast<uint32_t>(i);
   // A part of a tile is what has a lane for each counter.
+  constexpr uint64_t parts = 16 / lanes;
   const auto draw = [&]<int count>(uint64_t part, float* const(&to)[count]) {
-    Words words[count][4];
+    uint64_t tiles[count];
+    Words last[count], words[count][4];
     for (int i = 0; i < count; ++i) {
-      const uint64_t counter = (part + static_cast<uint64_t>(i)) * lanes;
-      words[i][0] = lane + static_cast<uint32_t>(counter), words[i][1] = splat(static_cast<uint32_t>(counter >> 32));
-      words[i][2] = words[i][3] = Words{};
+      const uint64_t own = part + static_cast<uint64_t>(i);
+      tiles[i] = own / parts, last[i] = lane + static_cast<uint32_t>(own % parts * lanes);
     }
-    philox<count>(words, keys);
+    philox<count>(tiles, last, keys, words);
     for (int i = 0; i < count; ++i)
       for (int w = 0; w < 4; w += 2) {
         const Normals two = box_muller(words[i][w], words[i][w + 1]);
         store(to[i] + 16 * w, two.first), store(to[i] + 16 * w + 16, two.second);
       }
   };
-  constexpr uint64_t parts = 16 / lanes;
   const uint64_t end = (last - first) * parts;
   const auto place = [&](uint64_t part) { return out + part / parts * normal_tile + part % parts * lanes; };
   uint64_t part = 0;

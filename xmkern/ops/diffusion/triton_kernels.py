@@ -18,9 +18,7 @@ DIGITS = tl.constexpr(256)
 @triton.jit
 def _box_muller(a, b):
     """uint32 words -> two normal numbers"""
-    uniform = (a & 0x7FFFFFFF).to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873077393e-10
-    uniform = uniform + 2.3283064365386963e-10
-    bits = uniform.to(tl.int32, bitcast=True)
+    bits = ((a & 0x7FFFFFFF).to(tl.int32, bitcast=True).to(tl.float32) + 0.5).to(tl.int32, bitcast=True) - (31 << 23)
     exponent = (bits - 0x3F3504F3) >> 23
     x = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
     log = x * 0.2021378129720688 + -0.3244515657424927
@@ -31,13 +29,13 @@ def _box_muller(a, b):
     log = log * x + 1.0000072717666626
     log = log * x + -1.9999998807907104
     radius = tl.sqrt_rn(x * log + exponent.to(tl.float32) * -1.3862943649291992)
-    x = b.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873077393e-10
+    x = ((b >> 9) | 0x3F800000).to(tl.float32, bitcast=True) - 1.5
     square = x * x
-    sine = square * -3.59504520019982e-05 + 0.00249000103212893
-    sine = sine * square + -0.08074543625116348
-    sine = (sine * square + 0.7853981852531433) * x
-    cosine = square * -0.00031872783438302577 + 0.015849683433771133
-    cosine = cosine * square + -0.308424174785614
+    sine = square * -0.00460165785625577 + 0.07968003302812576
+    sine = sine * square + -0.6459634900093079
+    sine = (sine * square + 1.5707963705062866) * x
+    cosine = square * -0.02039858140051365 + 0.25359493494033813
+    cosine = cosine * square + -1.233696699142456
     cosine = cosine * square + 0.9999999403953552
     cosine = tl.where((a >> 31) == 1, -cosine, cosine)
     swap = (b & 2) == 2
@@ -49,9 +47,9 @@ def _draw(block, first, seed, BLOCK: tl.constexpr):
     """The numbers of a block of the sequence that begins with number ``first`` -> their places in it int32 [BLOCK / 4],
     those of the first word, and the four words' numbers."""
     part = block * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
-    counter = (first // 64) * 16 + part
-    low, high = (counter & 0xFFFFFFFF).to(tl.uint32), ((counter >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    a, b, c, d = tl.philox(seed, low, high, tl.zeros_like(low), tl.zeros_like(low))
+    tile = first // 64 + part // 16
+    low, high = (tile & 0xFFFFFFFF).to(tl.uint32), ((tile >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    a, b, c, d = tl.philox(seed, low, high, tl.zeros_like(low), (part % 16).to(tl.uint32))
     z0, z1 = _box_muller(a, b)
     z2, z3 = _box_muller(c, d)
     return (part // 16) * 64 + part % 16, (z0, z1, z2, z3)
