@@ -93,9 +93,10 @@ def _numbers(
         else:  # eps = (x - alpha x0) / sigma
             sample += c.epsilon * (1 - c.alpha * from_sample) / c.sigma
             output = -c.epsilon * c.alpha * from_output / c.sigma
+    history1, history2, history3 = (*c.history, 0.0, 0.0, 0.0)[:MAX_HISTORY]
     numbers = Numbers(
-        from_sample, from_output, sample, c.original, output, c.noise, c.churn,
-        *(*c.history, 0.0, 0.0, 0.0)[:MAX_HISTORY], c.known, c.known_noise, *c.log_variances,
+        from_sample, from_output, sample, c.original, output, c.noise, c.churn, history1, history2, history3,
+        c.known, c.known_noise, c.log_variances[0], c.log_variances[1],
         0.0 if guidance is None else number("guidance", guidance), rescale, most, ratio,
     )  # fmt: skip
     return tuple(map(float, numbers))
