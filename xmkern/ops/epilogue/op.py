@@ -253,8 +253,10 @@ class _BiasActivation(torch.autograd.Function):
 
 
 # What their apply comes to when it has bound the arguments to the signature of forward: see attention's.
-_APPLY = {
-    function: super(torch.autograd.Function, function).apply for function in (_AddNorm, _GatedResidual, _BiasActivation)
+_APPLY: dict[Any, Any] = {
+    _AddNorm: super(torch.autograd.Function, _AddNorm).apply,
+    _GatedResidual: super(torch.autograd.Function, _GatedResidual).apply,
+    _BiasActivation: super(torch.autograd.Function, _BiasActivation).apply,
 }
 
 

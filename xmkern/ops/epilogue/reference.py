@@ -4,6 +4,7 @@ Everything is computed in float32, or float64 where an input is, and rounded onc
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -191,10 +192,11 @@ def _normalize(x: Tensor, eps: float, rms: bool, pb_relax: bool) -> tuple[Tensor
     A row without any deviation gives zeros. Relaxed is the norm of x / (max |x| / 8), which is that of x with another
     epsilon.
     """
+    epsilon: Any = eps
     if pb_relax and x.numel():
-        eps = eps * (x.abs().nan_to_num(0.0, torch.inf).amax() / 8).square()
+        epsilon = eps * (x.abs().nan_to_num(0.0, torch.inf).amax() / 8).square()
     mean = torch.zeros_like(x[..., :1]) if rms else x.mean(-1, keepdim=True)
-    variance = (x - mean).square().mean(-1, keepdim=True) + eps
+    variance = (x - mean).square().mean(-1, keepdim=True) + epsilon
     scale = variance.rsqrt().masked_fill(variance == 0, 0)
     return (x - mean) * scale, torch.stack([mean.flatten(), scale.flatten()])[None]
 
@@ -240,6 +242,6 @@ def _activated(x: Tensor, activation: str) -> tuple[Tensor, Tensor]:
         z, dz = slope * x * (1 + 0.044715 * x * x), slope * (1 + 3 * 0.044715 * x * x)
     else:
         slope = {"silu": 1.0, "quick_gelu": 1.702}[activation]
-        z, dz = slope * x, slope
+        z, dz = slope * x, torch.full_like(x, slope)
     share = torch.sigmoid(z)
     return x * share, share + x * share * (1 - share) * dz
