@@ -28,7 +28,7 @@ struct Stretch<Pair, dtype> {
   static_assert(dtype == Dtype::bfloat16);
   static constexpr int size = 2 * lanes;
   static Words all(const void* row, int64_t i) {
-    return load(reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(row) + i));
+    return reinterpret_cast<Words>(_mm512_loadu_si512(static_cast<const uint16_t*>(row) + i));
   }
   static Words some(const void* row, int64_t i, int64_t count) {
     return reinterpret_cast<Words>(_mm512_maskz_loadu_epi16((1u << count) - 1, static_cast<const uint16_t*>(row) + i));
