@@ -4,7 +4,7 @@
     python examples/emoji_diffusion.py --steps 20        # only to see that it runs
     python examples/emoji_diffusion.py --steps 0 --words "red heart"
 
-Needs ``pip install xmkern[data] matplotlib safetensors``. Writes ``checkpoint.safetensors``, ``pictures.png`` (a row of
+Needs ``pip install xmkern[data,examples]``. Writes ``checkpoint.safetensors``, ``pictures.png`` (a row of
 samples for each words) and ``curve.png`` to ``--out``.
 
 The model is a U-Net in which the pixels attend to each other and to the words; it predicts the velocity. Attention, the
@@ -194,7 +194,7 @@ def draw_curve(losses: list[float], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("emoji_diffusion"))
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, at most")
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--words", nargs="+", default=list(SHOWN))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
 
     data = emoji.load(size=SIZE, languages=("en",))

