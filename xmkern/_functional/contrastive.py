@@ -22,7 +22,8 @@ from xmkern._functional.similarities import (
     without_autocast,
 )
 from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
-from xmkern.ops.contrastive.op import distinct, graded
+from xmkern.ops.contrastive.op import graded
+from xmkern.ops.registry import distinct
 
 _Reduction = Literal["mean", "sum", "none"]
 

@@ -18,7 +18,8 @@ from xmkern._functional.similarities import (
     wide_dtype,
 )
 from xmkern.ops.contrastive import Pairs, reduce_similarities
-from xmkern.ops.contrastive.op import distinct, graded
+from xmkern.ops.contrastive.op import graded
+from xmkern.ops.registry import distinct
 
 _EULER = 0.5772156649015329
 

@@ -124,3 +124,10 @@ def ops() -> dict[str, Op]:
 def _with_backend(schema: str) -> str:
     head, _, result = schema.rpartition(") ->")
     return f"{head}, str backend) ->{result}"
+
+
+def distinct(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
+    """The same, and under torch.compile no tensor twice, which it refuses among the arguments of autograd.Function."""
+    if not torch.compiler.is_compiling():
+        return tensors
+    return tuple(None if tensor is None else tensor.view_as(tensor) for tensor in tensors)

@@ -9,7 +9,7 @@ from torch import Tensor
 from xmkern.ops.attention import cpu, reference, triton
 from xmkern.ops.attention.batching import fold_backward, fold_forward
 from xmkern.ops.attention.layout import empty_like_query
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, distinct
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
@@ -178,7 +178,8 @@ def attention(
     transformed = torch._C._are_functorch_transforms_active()
     if graded or transformed:
         apply = _Attention.apply if transformed or torch.compiler.is_compiling() else _apply
-        return apply(query, key, value, bias, buckets, seed, mask, scale, dropout_p, backend, *mask_tensors)
+        operands = distinct(query, key, value, bias, buckets, seed)
+        return apply(*operands, mask, scale, dropout_p, backend, *distinct(*mask_tensors))
     return _forward(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend)
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.bi_attention import cpu, reference, triton
-from xmkern.ops.contrastive.op import distinct, graded
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.contrastive.op import graded
+from xmkern.ops.registry import Backend, Op, distinct
 
 
 def _fake(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from xmkern.ops.bi_attention import cpu, reference
-from xmkern.ops.contrastive.op import distinct, graded
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.contrastive.op import graded
+from xmkern.ops.registry import Backend, Op, distinct
 
 
 def _fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from xmkern.ops.contrastive import cpu_divergence as cpu
-from xmkern.ops.contrastive.op import distinct, graded
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.contrastive.op import graded
+from xmkern.ops.registry import Backend, Op, distinct
 
 _STRIP = 2**20  # logits; at least 16 rows
 

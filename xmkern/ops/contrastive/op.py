@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xmkern.ops.contrastive import cpu, reference, triton
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, distinct
 
 LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
@@ -225,13 +225,6 @@ def graded(*tensors: Tensor) -> bool:
     return torch._C._are_functorch_transforms_active() or (
         torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     )
-
-
-def distinct(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """The same, and under torch.compile no tensor twice, which it refuses among the arguments of autograd.Function."""
-    if not torch.compiler.is_compiling():
-        return tensors
-    return tuple(None if tensor is None else tensor.view_as(tensor) for tensor in tensors)
 
 
 def _forward(x: Tensor, *args: Any) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.attention.op import lse_dtype
 from xmkern.ops.cross_attention import cpu, reference, triton
 from xmkern.ops.cross_attention.problem import Source
-from xmkern.ops.registry import PLAIN, Backend, Op
+from xmkern.ops.registry import PLAIN, Backend, Op, distinct
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
@@ -221,6 +221,6 @@ def cross_attention(
     transformed = torch._C._are_functorch_transforms_active()
     if graded or transformed:
         apply = _CrossAttention.apply if transformed or torch.compiler.is_compiling() else _apply
-        return apply((counts, masks, scales, dropout_p), backend, *tensors)
+        return apply((counts, masks, scales, dropout_p), backend, *distinct(*tensors))
     args = (queries, keys, values, counts, masks, mask_tensors, biases, buckets, scales, dropout_p, seeds)
     return tuple(_run(cross_attention_forward, args, tensors, backend))

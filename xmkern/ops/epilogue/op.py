@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xmkern.ops.epilogue import cpu, reference, triton
 from xmkern.ops.epilogue.reference import sum_dtype, wide_dtype
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, distinct
 
 _LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
@@ -265,7 +265,8 @@ def _call(function: Any, op: Op, tensors: int, args: tuple[Any, ...]) -> Any:
     transformed = torch._C._are_functorch_transforms_active()
     graded = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in args[:tensors])
     if transformed or graded:
-        return (function.apply if transformed or torch.compiler.is_compiling() else _APPLY[function])(*args)
+        apply = function.apply if transformed or torch.compiler.is_compiling() else _APPLY[function]
+        return apply(*distinct(*args[:tensors]), *args[tensors:])
     return _forward(op, *args)
 
 

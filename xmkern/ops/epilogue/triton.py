@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from xmkern.ops import gpu
+from xmkern.ops.attention.triton_arguments import lower_dropout
 from xmkern.ops.epilogue.reference import sum_dtype
 from xmkern.ops.gpu import cdiv, power_of_two
 
@@ -66,7 +67,7 @@ def add_norm(
         gpu.launch(
             kernels.norm_kernel, cdiv(rows, tile["ROWS"]), _rows(x), _rows(residual if summed else None),
             _rows(kept if keep_sum and summed else None), _rows(out if outer else None), peaks, moments, epsilons,
-            *parameters, _dropout(dropout_p, seed), rows, columns,
+            *parameters, lower_dropout(dropout_p, seed, 0), rows, columns,
             INNER=inner, OUTER=outer, RMS=rms, **tile,
         )  # fmt: skip
 
@@ -116,7 +117,7 @@ def add_norm_backward(
             gpu.launch(
                 kernels.norm_backward_kernel, blocks, *(_rows(y) for y in (grad_out, grad_sum, x, residual, kept_sum)),
                 _rows(grad_x), _rows(grad_residual if residual_grad else None), sums, moments.contiguous(),
-                *map(_vector, parameters), _dropout(dropout_p, seed), rows, columns, span,
+                *map(_vector, parameters), lower_dropout(dropout_p, seed, 0), rows, columns, span,
                 INNER=inner, RMS=rms, **tile,
             )  # fmt: skip
     return grad_x, grad_residual, sums.sum(0)
@@ -233,11 +234,3 @@ def _vector(x: Tensor | None) -> tuple[Any, ...]:
 def _gate(gate: Tensor | None) -> tuple[Tensor | None, bool]:
     """A gate of elements, or None; whether it is one number for all."""
     return (gate if gate is not None and gate.dim() > 1 else None), gate is not None and gate.numel() == 1
-
-
-def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[Any, ...]:
-    if seed is None:
-        return ()
-    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
-    signed = threshold - 2**32 if threshold >= 2**31 else threshold  # so that its type does not depend on its size
-    return seed, signed, 1 / (1 - dropout_p) if dropout_p < 1 else 0.0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xmkern.ops.late_interaction import cpu, reference, triton
 from xmkern.ops.late_interaction.reference import index_dtype, wide_dtype
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, distinct
 
 LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
@@ -144,7 +144,7 @@ def max_similarity(
     graded = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
     call = _MaxSimilarity.apply if graded or torch._C._are_functorch_transforms_active() else _forward
-    x_scores, y_scores, *_ = call(x, y, x_mask, y_mask, mean, both, backend)
+    x_scores, y_scores, *_ = call(*distinct(x, y, x_mask, y_mask), mean, both, backend)
     return x_scores, y_scores
 
 

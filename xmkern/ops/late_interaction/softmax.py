@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xmkern.ops.late_interaction.op import LAUNCHERS, max_similarity_backward, max_similarity_forward
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, distinct
 
 _STRIP = 2**26  # bytes of scores and winners; at least one sample of x
 
@@ -249,5 +249,5 @@ def score_statistics(
     """Statistics of the rows [B], whose logits are scale times the scores of x's tokens, and of the columns [N], with
     those of y's tokens (of no elements unless ``both``); with gradients for x, y and scale. A pair is positive where
     x_ids [B] and y_ids [N] are equal. Kept for the backward: the arguments, and a number of a row and column."""
-    found = _Statistics.apply(x, y, x_mask, y_mask, scale, x_ids, y_ids, mean, both, backend)
+    found = _Statistics.apply(*distinct(x, y, x_mask, y_mask, scale, x_ids, y_ids), mean, both, backend)
     return Statistics(*found[:3]), Statistics(*found[3:])
