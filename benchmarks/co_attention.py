@@ -1,7 +1,6 @@
 """Attention both ways between two streams, and over several sources, against what is written today in their places:
 two attentions, and one over concatenated keys, eager or by torch's fused attention."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import xmkern.functional as xf
-from benchmarks.attention import DTYPES, PASSES, product_rate
+from benchmarks.attention import DTYPES, PASSES, product_rate, table
 from benchmarks.measure import RESULTS, alternate, write_rows
 from xmkern.testing import assert_matches_reference
 
@@ -110,7 +109,10 @@ def rows() -> list[dict[str, Any]]:
                 out.append(
                     {
                         "case": name,
-                        "shape": " ".join(map(str, {**CO_ATTENTION, **SOURCES}[name])),
+                        "shape": " ".join(
+                            "+".join(map(str, n)) if isinstance(n, tuple) else str(n)
+                            for n in {**CO_ATTENTION, **SOURCES}[name]
+                        ),
                         "dtype": dtype_name,
                         "pass": which,
                         **{f"{who}_ms": round(time * 1e3, 4) for who, time in times.items()},
@@ -125,9 +127,6 @@ def rows() -> list[dict[str, Any]]:
 
 def main() -> None:
     measured = rows()
-    for dtype in DTYPES:
-        for which in PASSES:
-            found = [row["ratio"] for row in measured if (row["dtype"], row["pass"]) == (dtype, which)]
-            print(f"{dtype}, {which}: geometric mean {math.exp(sum(map(math.log, found)) / len(found)):.2f}x")
+    print(table(measured))
     path = write_rows("co_attention", measured)
     print(f"\nrows in {path.relative_to(RESULTS.parent.parent)}")
