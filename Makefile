@@ -31,7 +31,8 @@ demo: setup
 	$(BIN)/python -m xmkern.demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) tests
+	# Threads that wait must not spin: the workers want the cores.
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) tests
 
 bench: setup
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks $$name || exit 1; done
