@@ -1,20 +1,16 @@
 """The Triton launchers of attention against the reference, values and gradients, in Triton's interpreter.
 
-The interpreter must be on before Triton is imported, so this file runs itself: each test starts it as a script with
-the name of one of its ``check_`` functions. On a machine with a GPU, ``python tests/attention/test_triton.py`` runs
-all of them there.
+See tests/interpreter.py.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
+from tests.interpreter import DEVICE, THOROUGH
 from xmkern.ops import gpu
 from xmkern.ops.attention import reference, triton
 from xmkern.ops.attention.op import attention
@@ -22,10 +18,6 @@ from xmkern.testing import assert_matches_reference
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[2]
-INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-THOROUGH = DEVICE == "cuda" or bool(os.environ.get("XMKERN_THOROUGH"))  # the interpreter takes seconds for a case
 UNBOUNDED = 2**62
 CAUSAL = (2, -UNBOUNDED, 0)
 
@@ -232,22 +224,16 @@ def check_same_bits_in_any_batch() -> None:
         torch.testing.assert_close(got, want[:1], rtol=0, atol=0)
 
 
-CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+CHECKS = interpreter.checks(globals())
 
 
-# Four at a time: each start of Python and torch takes as long as a check.
 @pytest.mark.parametrize("first", range(0, len(CHECKS), 4))
 def test_in_the_interpreter(first: int) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *list(CHECKS)[first : first + 4]]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    interpreter.run(__name__, list(CHECKS)[first : first + 4])
 
 
 def test_import_leaves_triton_alone() -> None:
-    code = "import sys, torch; had = 'triton' in sys.modules; import xmkern.ops.attention.triton; "
-    code += "assert had or 'triton' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    interpreter.assert_import_leaves_triton_alone("xmkern.ops.attention.triton")
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +258,4 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or CHECKS:
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        CHECKS[wanted]()
+    interpreter.main(CHECKS)

@@ -1,28 +1,20 @@
 """The Triton launchers of attention both ways against the reference, values and gradients, in Triton's interpreter.
 
-The interpreter must be on before Triton is imported, so this file runs itself: each test starts it as a script with
-the name of one of its ``check_`` functions. On a machine with a GPU, ``python tests/bi_attention/test_triton.py``
-runs all of them there.
+See tests/interpreter.py.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import xmkern.functional as xf
+from tests import interpreter
+from tests.interpreter import DEVICE
 from xmkern.ops.bi_attention import triton
 from xmkern.testing import assert_matches_reference
 
 pytest.importorskip("triton")
-
-ROOT = Path(__file__).parents[2]
-INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 
 
 def operands(B: int, H: int, L: int, S: int, D: int, Da: int, Db: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -93,22 +85,16 @@ def check_what_lies_in_the_padding() -> None:
         assert all(x.isfinite().all() for x in (*outs, *grads))
 
 
-CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+CHECKS = interpreter.checks(globals())
 
 
-# Three at a time: each start of Python and torch takes longer than a check.
 @pytest.mark.parametrize("first", range(0, len(CHECKS), 3))
 def test_in_the_interpreter(first: int) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *list(CHECKS)[first : first + 3]]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    interpreter.run(__name__, list(CHECKS)[first : first + 3])
 
 
 def test_import_leaves_triton_alone() -> None:
-    code = "import sys, torch; had = 'triton' in sys.modules; import xmkern.ops.bi_attention.triton; "
-    code += "assert had or 'triton' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    interpreter.assert_import_leaves_triton_alone("xmkern.ops.bi_attention.triton")
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +107,4 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or CHECKS:
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        CHECKS[wanted]()
+    interpreter.main(CHECKS)

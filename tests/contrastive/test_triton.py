@@ -1,14 +1,8 @@
 """The Triton launchers of contrastive losses against the reference, values and gradients, in Triton's interpreter.
 
-The interpreter must be on before Triton is imported, so this file runs itself: each test starts it as a script with
-the name of one of its ``check_`` functions. On a machine with a GPU, ``python tests/contrastive/test_triton.py`` runs
-all of them there.
+See tests/interpreter.py.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -16,16 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
+from tests.interpreter import DEVICE, THOROUGH
 from xmkern.ops import gpu
 from xmkern.ops.contrastive import Pairs, reduce_similarities, triton
 from xmkern.testing import assert_matches_reference
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[2]
-INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-THOROUGH = DEVICE == "cuda" or bool(os.environ.get("XMKERN_THOROUGH"))  # the interpreter takes seconds for a case
 JUMPS = ("hinge", "margin", "maximum")  # kinds whose results, or gradients, jump with the logits
 
 
@@ -181,22 +173,16 @@ def check_losses() -> None:
     assert_matches_reference("sigmoid_contrastive", {**inputs, "logit_bias": -5.0}, "triton")
 
 
-CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+CHECKS = interpreter.checks(globals())
 
 
-# Seven at a time: each start of Python and torch takes longer than a check.
 @pytest.mark.parametrize("first", range(0, len(CHECKS), 7))
 def test_in_the_interpreter(first: int) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *list(CHECKS)[first : first + 7]]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    interpreter.run(__name__, list(CHECKS)[first : first + 7])
 
 
 def test_import_leaves_triton_alone() -> None:
-    code = "import sys, torch; had = 'triton' in sys.modules; import xmkern.ops.contrastive.triton; "
-    code += "assert had or 'triton' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    interpreter.assert_import_leaves_triton_alone("xmkern.ops.contrastive.triton")
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +198,4 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or CHECKS:
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        CHECKS[wanted]()
+    interpreter.main(CHECKS)

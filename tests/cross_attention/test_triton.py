@@ -1,25 +1,22 @@
-"""The Triton launchers against the reference, values and gradients, in Triton's interpreter: see attention's test."""
+"""The Triton launchers against the reference, values and gradients, in Triton's interpreter.
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+See tests/interpreter.py.
+"""
+
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
+from tests.interpreter import DEVICE
 from xmkern import masks
 from xmkern.biases import RelativeBias
 from xmkern.ops.cross_attention import triton
 from xmkern.testing import assert_matches_reference
 
 pytest.importorskip("triton")
-
-ROOT = Path(__file__).parents[2]
-INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -62,13 +59,11 @@ def check_rows_that_see_nothing() -> None:
         assert_right("cross_attention", query=draw(1, 1, 1, 16).detach(), sources=few, scale=-0.3, return_lse=True)
 
 
-CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+CHECKS = interpreter.checks(globals())
 
 
 def test_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    interpreter.run(__name__, CHECKS)
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +74,4 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or CHECKS:
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        CHECKS[wanted]()
+    interpreter.main(CHECKS)

@@ -1,22 +1,15 @@
 """The Triton launchers against the reference, in Triton's interpreter.
 
-The interpreter must be on before Triton is imported, so this file runs itself: each test starts it as a script with
-the name of one of its ``check_`` functions.
+See tests/interpreter.py.
 """
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests import interpreter
 from xmkern.ops.hamming import reference, triton
 
 pytest.importorskip("triton")
-
-ROOT = Path(__file__).parents[2]
 
 
 def random_codes(count: int, width: int, values: int = 256) -> torch.Tensor:
@@ -72,20 +65,16 @@ def check_odd_memory() -> None:
     assert_topk(in_numpy[3:11].view(1, 8), random_codes(5, 8), 2)
 
 
-CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+CHECKS = interpreter.checks(globals())
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_the_interpreter(name: str) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, __file__, name], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    interpreter.run(__name__, [name])
 
 
 def test_import_leaves_triton_alone() -> None:
-    code = "import sys, torch; had = 'triton' in sys.modules; import xmkern.ops.hamming.triton; "
-    code += "assert had or 'triton' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    interpreter.assert_import_leaves_triton_alone("xmkern.ops.hamming.triton")
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,5 +90,4 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    CHECKS[sys.argv[1]]()
+    interpreter.main(CHECKS)

@@ -1,30 +1,22 @@
 """The Triton launchers of late interaction against the reference, values and gradients, in Triton's interpreter.
 
-The interpreter must be on before Triton is imported, so this file runs itself: each test starts it as a script with
-the name of one of its ``check_`` functions. On a machine with a GPU, ``python tests/late_interaction/test_triton.py``
-runs all of them there.
+See tests/interpreter.py.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
+from tests.interpreter import DEVICE
 from xmkern.ops import gpu
 from xmkern.ops.late_interaction import triton
 from xmkern.ops.late_interaction.op import max_similarity, max_similarity_forward
 from xmkern.testing import assert_matches_reference
 
 pytest.importorskip("triton")
-
-ROOT = Path(__file__).parents[2]
-INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 
 
 def assert_right(
@@ -123,22 +115,16 @@ def check_loss() -> None:
         assert_matches_reference("late_interaction_info_nce", {**inputs, "recompute": recompute}, "triton")
 
 
-CHECKS = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+CHECKS = interpreter.checks(globals())
 
 
-# Five at a time: each start of Python and torch takes longer than a check.
 @pytest.mark.parametrize("first", range(0, len(CHECKS), 5))
 def test_in_the_interpreter(first: int) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *list(CHECKS)[first : first + 5]]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    interpreter.run(__name__, list(CHECKS)[first : first + 5])
 
 
 def test_import_leaves_triton_alone() -> None:
-    code = "import sys, torch; had = 'triton' in sys.modules; import xmkern.ops.late_interaction.triton; "
-    code += "assert had or 'triton' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    interpreter.assert_import_leaves_triton_alone("xmkern.ops.late_interaction.triton")
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +140,4 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or CHECKS:
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        CHECKS[wanted]()
+    interpreter.main(CHECKS)
