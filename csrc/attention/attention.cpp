@@ -10,44 +10,14 @@
 #include "core/parallel.h"
 #include "core/scratch.h"
 
-#define XMKERN_ATTENTION_KERNELS                           \
-  extern const attention::ForwardKernel attention_forward; \
-  extern const attention::DecodeKernel attention_decode;   \
-  extern const attention::BackwardKernel attention_backward;
-
 namespace xmkern {
-namespace baseline {
-XMKERN_ATTENTION_KERNELS
-}
-#if XMKERN_X86
-namespace avx2 {
-XMKERN_ATTENTION_KERNELS
-}
-namespace avx512 {
-XMKERN_ATTENTION_KERNELS
-}
-namespace avx512_bf16 {
-XMKERN_ATTENTION_KERNELS
-}
-#endif
+
+XMKERN_KERNELS(forward_kernels, attention::ForwardKernel, attention_forward, avx512_bf16)
+XMKERN_KERNELS(decode_kernels, attention::DecodeKernel, attention_decode, avx512_bf16)
+XMKERN_KERNELS(backward_kernels, attention::BackwardKernel, attention_backward, avx512_bf16)
 
 namespace attention {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward, &avx2::attention_forward,
-                                                     &avx512::attention_forward, nullptr,
-                                                     &avx512_bf16::attention_forward}};
-const KernelTable<DecodeKernel> decode_kernels = {{&baseline::attention_decode, &avx2::attention_decode,
-                                                   &avx512::attention_decode, nullptr, &avx512_bf16::attention_decode}};
-const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward, &avx2::attention_backward,
-                                                       &avx512::attention_backward, nullptr,
-                                                       &avx512_bf16::attention_backward}};
-#else
-const KernelTable<ForwardKernel> forward_kernels = {{&baseline::attention_forward}};
-const KernelTable<DecodeKernel> decode_kernels = {{&baseline::attention_decode}};
-const KernelTable<BackwardKernel> backward_kernels = {{&baseline::attention_backward}};
-#endif
 
 // How many parts the rows of one head are cut into: enough tasks for many threads, but each part packs the keys again.
 // By the shape alone, so that results don't depend on the number of threads.

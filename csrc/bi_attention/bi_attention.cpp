@@ -9,40 +9,13 @@
 #include "core/parallel.h"
 #include "core/scratch.h"
 
-#define XMKERN_BI_ATTENTION_KERNELS                              \
-  extern const bi_attention::ForwardKernel bi_attention_forward; \
-  extern const bi_attention::BackwardKernel bi_attention_backward;
-
 namespace xmkern {
-namespace baseline {
-XMKERN_BI_ATTENTION_KERNELS
-}
-#if XMKERN_X86
-namespace avx2 {
-XMKERN_BI_ATTENTION_KERNELS
-}
-namespace avx512 {
-XMKERN_BI_ATTENTION_KERNELS
-}
-namespace avx512_bf16 {
-XMKERN_BI_ATTENTION_KERNELS
-}
-#endif
+
+XMKERN_KERNELS(forward_kernels, bi_attention::ForwardKernel, bi_attention_forward, avx512_bf16)
+XMKERN_KERNELS(backward_kernels, bi_attention::BackwardKernel, bi_attention_backward, avx512_bf16)
 
 namespace bi_attention {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<ForwardKernel> forward_kernels = {{&baseline::bi_attention_forward, &avx2::bi_attention_forward,
-                                                     &avx512::bi_attention_forward, nullptr,
-                                                     &avx512_bf16::bi_attention_forward}};
-const KernelTable<BackwardKernel> backward_kernels = {{&baseline::bi_attention_backward, &avx2::bi_attention_backward,
-                                                       &avx512::bi_attention_backward, nullptr,
-                                                       &avx512_bf16::bi_attention_backward}};
-#else
-const KernelTable<ForwardKernel> forward_kernels = {{&baseline::bi_attention_forward}};
-const KernelTable<BackwardKernel> backward_kernels = {{&baseline::bi_attention_backward}};
-#endif
 
 // Enough tasks for many threads; each share of the rows sums up gradients or values of all columns by itself.
 constexpr int64_t enough_tasks = 16;

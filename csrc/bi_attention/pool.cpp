@@ -11,26 +11,11 @@
 #include "core/scratch.h"
 
 namespace xmkern {
-namespace baseline {
-extern const pool::Kernel additive_pool;
-}
-#if XMKERN_X86
-namespace avx2 {
-extern const pool::Kernel additive_pool;
-}
-namespace avx512 {
-extern const pool::Kernel additive_pool;
-}
-#endif
+
+XMKERN_KERNELS(kernels, pool::Kernel, additive_pool, avx512)
 
 namespace pool {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<Kernel> kernels = {{&baseline::additive_pool, &avx2::additive_pool, &avx512::additive_pool}};
-#else
-const KernelTable<Kernel> kernels = {{&baseline::additive_pool}};
-#endif
 
 // Sums of the gradient of the weight: enough tasks for many threads, and no more than to add at the end.
 constexpr int64_t most_shares = 32;

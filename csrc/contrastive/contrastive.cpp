@@ -8,32 +8,11 @@
 #include "core/capability.h"
 
 namespace xmkern {
-namespace baseline {
-extern const contrastive::Kernel contrastive_kernel;
-}
-#if XMKERN_X86
-namespace avx2 {
-extern const contrastive::Kernel contrastive_kernel;
-}
-namespace avx512 {
-extern const contrastive::Kernel contrastive_kernel;
-}
-namespace avx512_bf16 {
-extern const contrastive::Kernel contrastive_kernel;
-}
-#endif
+
+XMKERN_KERNELS(kernels, contrastive::Kernel, contrastive_kernel, avx512_bf16)
 
 namespace contrastive {
-namespace {
-
-#if XMKERN_X86
-const KernelTable<Kernel> kernels = {{&baseline::contrastive_kernel, &avx2::contrastive_kernel,
-                                      &avx512::contrastive_kernel, nullptr, &avx512_bf16::contrastive_kernel}};
-#else
-const KernelTable<Kernel> kernels = {{&baseline::contrastive_kernel}};
-#endif
-
-}  // namespace
+namespace {}  // namespace
 
 void forward(const Problem& p, const Totals& rows, const Totals& columns, int threads) {
   const Kernel& kernel = kernels.pick();

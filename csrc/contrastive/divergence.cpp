@@ -8,31 +8,11 @@
 #include "core/capability.h"
 
 namespace xmkern {
-namespace baseline {
-extern const contrastive::DivergenceKernel contrastive_divergence;
-}
-#if XMKERN_X86
-namespace avx2 {
-extern const contrastive::DivergenceKernel contrastive_divergence;
-}
-namespace avx512 {
-extern const contrastive::DivergenceKernel contrastive_divergence;
-}
-namespace avx512_bf16 {
-extern const contrastive::DivergenceKernel contrastive_divergence;
-}
-#endif
+
+XMKERN_KERNELS(kernels, contrastive::DivergenceKernel, contrastive_divergence, avx512_bf16)
 
 namespace contrastive {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<DivergenceKernel> kernels = {{&baseline::contrastive_divergence, &avx2::contrastive_divergence,
-                                                &avx512::contrastive_divergence, nullptr,
-                                                &avx512_bf16::contrastive_divergence}};
-#else
-const KernelTable<DivergenceKernel> kernels = {{&baseline::contrastive_divergence}};
-#endif
 
 // What reductions of one side have besides what is asked for.
 struct SideSums {

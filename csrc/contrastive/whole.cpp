@@ -9,31 +9,11 @@
 #include "core/capability.h"
 
 namespace xmkern {
-namespace baseline {
-extern const contrastive::WholeKernel contrastive_whole_kernel;
-}
-#if XMKERN_X86
-namespace avx2 {
-extern const contrastive::WholeKernel contrastive_whole_kernel;
-}
-namespace avx512 {
-extern const contrastive::WholeKernel contrastive_whole_kernel;
-}
-namespace avx512_bf16 {
-extern const contrastive::WholeKernel contrastive_whole_kernel;
-}
-#endif
+
+XMKERN_KERNELS(kernels, contrastive::WholeKernel, contrastive_whole_kernel, avx512_bf16)
 
 namespace contrastive {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<WholeKernel> kernels = {{&baseline::contrastive_whole_kernel, &avx2::contrastive_whole_kernel,
-                                           &avx512::contrastive_whole_kernel, nullptr,
-                                           &avx512_bf16::contrastive_whole_kernel}};
-#else
-const KernelTable<WholeKernel> kernels = {{&baseline::contrastive_whole_kernel}};
-#endif
 
 // Products of numbers that one thread has made before a second has woken up.
 constexpr int64_t least_shared = int64_t{1} << 22;

@@ -35,4 +35,32 @@ struct KernelTable {
   }
 };
 
+template <class Kernels>
+constexpr KernelTable<Kernels> kernel_table(const Kernels* baseline, const Kernels* avx2, const Kernels* avx512,
+                                            Capability last, const Kernels* own) {
+  KernelTable<Kernels> table{{baseline, avx2, avx512}};
+  table.variants[static_cast<int>(last)] = own;
+  return table;
+}
+
 }  // namespace xmkern
+
+// In namespace xmkern: declares kernels `name` of a type, as CMakeLists.txt has them compiled for baseline, avx2,
+// avx512 and one level more, `last` (avx512 itself: none more), and defines the table of them.
+#define XMKERN_VARIANT(level, Kernels, name) \
+  namespace level {                          \
+  extern const Kernels name;                 \
+  }
+#if XMKERN_X86
+#define XMKERN_KERNELS(table, Kernels, name, last) \
+  XMKERN_VARIANT(baseline, Kernels, name)          \
+  XMKERN_VARIANT(avx2, Kernels, name)              \
+  XMKERN_VARIANT(avx512, Kernels, name)            \
+  XMKERN_VARIANT(last, Kernels, name)              \
+  constexpr KernelTable<Kernels> table =           \
+      kernel_table<Kernels>(&baseline::name, &avx2::name, &avx512::name, Capability::last, &last::name);
+#else
+#define XMKERN_KERNELS(table, Kernels, name, last) \
+  XMKERN_VARIANT(baseline, Kernels, name)          \
+  constexpr KernelTable<Kernels> table = {{&baseline::name}};
+#endif

@@ -10,42 +10,14 @@
 #include "core/scratch.h"
 #include "damsm/kernels.h"
 
-#define XMKERN_DAMSM_KERNELS                       \
-  extern const damsm::WordKernel damsm_words;      \
-  extern const damsm::ForwardKernel damsm_forward; \
-  extern const damsm::BackwardKernel damsm_backward;
-
 namespace xmkern {
-namespace baseline {
-XMKERN_DAMSM_KERNELS
-}
-#if XMKERN_X86
-namespace avx2 {
-XMKERN_DAMSM_KERNELS
-}
-namespace avx512 {
-XMKERN_DAMSM_KERNELS
-}
-namespace avx512_bf16 {
-XMKERN_DAMSM_KERNELS
-}
-#endif
+
+XMKERN_KERNELS(word_kernels, damsm::WordKernel, damsm_words, avx512_bf16)
+XMKERN_KERNELS(forward_kernels, damsm::ForwardKernel, damsm_forward, avx512_bf16)
+XMKERN_KERNELS(backward_kernels, damsm::BackwardKernel, damsm_backward, avx512_bf16)
 
 namespace damsm {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<WordKernel> word_kernels = {
-    {&baseline::damsm_words, &avx2::damsm_words, &avx512::damsm_words, nullptr, &avx512_bf16::damsm_words}};
-const KernelTable<ForwardKernel> forward_kernels = {
-    {&baseline::damsm_forward, &avx2::damsm_forward, &avx512::damsm_forward, nullptr, &avx512_bf16::damsm_forward}};
-const KernelTable<BackwardKernel> backward_kernels = {
-    {&baseline::damsm_backward, &avx2::damsm_backward, &avx512::damsm_backward, nullptr, &avx512_bf16::damsm_backward}};
-#else
-const KernelTable<WordKernel> word_kernels = {{&baseline::damsm_words}};
-const KernelTable<ForwardKernel> forward_kernels = {{&baseline::damsm_forward}};
-const KernelTable<BackwardKernel> backward_kernels = {{&baseline::damsm_backward}};
-#endif
 
 // Enough rows that sums over them are seldom loaded and stored, few enough that what belongs to them stays in a cache.
 constexpr int64_t rows_a_group = 96;

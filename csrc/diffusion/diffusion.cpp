@@ -5,39 +5,13 @@
 #include "core/scratch.h"
 #include "diffusion/kernels.h"
 
-#define XMKERN_DIFFUSION_KERNELS                     \
-  extern const diffusion::Kernels diffusion_kernels; \
-  extern const diffusion::StatisticsKernel diffusion_statistics;
-
 namespace xmkern {
-namespace baseline {
-XMKERN_DIFFUSION_KERNELS
-}
-#if XMKERN_X86
-namespace avx2 {
-XMKERN_DIFFUSION_KERNELS
-}
-namespace avx512 {
-XMKERN_DIFFUSION_KERNELS
-}
-namespace avx512_bf16 {
-XMKERN_DIFFUSION_KERNELS
-}
-#endif
+
+XMKERN_KERNELS(kernels, diffusion::Kernels, diffusion_kernels, avx512_bf16)
+XMKERN_KERNELS(statistics, diffusion::StatisticsKernel, diffusion_statistics, avx512_bf16)
 
 namespace diffusion {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<Kernels> kernels = {{&baseline::diffusion_kernels, &avx2::diffusion_kernels,
-                                       &avx512::diffusion_kernels, nullptr, &avx512_bf16::diffusion_kernels}};
-const KernelTable<StatisticsKernel> statistics = {{&baseline::diffusion_statistics, &avx2::diffusion_statistics,
-                                                   &avx512::diffusion_statistics, nullptr,
-                                                   &avx512_bf16::diffusion_statistics}};
-#else
-const KernelTable<Kernels> kernels = {{&baseline::diffusion_kernels}};
-const KernelTable<StatisticsKernel> statistics = {{&baseline::diffusion_statistics}};
-#endif
 
 // Elements of a task: fewer take less time than it takes to wake a thread.
 constexpr int64_t piece = 16384;

@@ -11,39 +11,13 @@
 #include "core/scratch.h"
 #include "epilogue/kernels.h"
 
-#define XMKERN_EPILOGUE_KERNELS                    \
-  extern const epilogue::NormKernel epilogue_norm; \
-  extern const epilogue::ElementKernel epilogue_element;
-
 namespace xmkern {
-namespace baseline {
-XMKERN_EPILOGUE_KERNELS
-}
-#if XMKERN_X86
-namespace avx2 {
-XMKERN_EPILOGUE_KERNELS
-}
-namespace avx512 {
-XMKERN_EPILOGUE_KERNELS
-}
-namespace avx512_bf16 {
-XMKERN_EPILOGUE_KERNELS
-}
-#endif
+
+XMKERN_KERNELS(norm_kernels, epilogue::NormKernel, epilogue_norm, avx512_bf16)
+XMKERN_KERNELS(element_kernels, epilogue::ElementKernel, epilogue_element, avx512_bf16)
 
 namespace epilogue {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<NormKernel> norm_kernels = {
-    {&baseline::epilogue_norm, &avx2::epilogue_norm, &avx512::epilogue_norm, nullptr, &avx512_bf16::epilogue_norm}};
-const KernelTable<ElementKernel> element_kernels = {{&baseline::epilogue_element, &avx2::epilogue_element,
-                                                     &avx512::epilogue_element, nullptr,
-                                                     &avx512_bf16::epilogue_element}};
-#else
-const KernelTable<NormKernel> norm_kernels = {{&baseline::epilogue_norm}};
-const KernelTable<ElementKernel> element_kernels = {{&baseline::epilogue_element}};
-#endif
 
 // Less is not worth waking a thread for.
 constexpr int64_t numbers_a_task = int64_t{1} << 15;

@@ -9,32 +9,11 @@
 
 namespace xmkern {
 
-namespace baseline {
-extern const hamming::Kernels hamming_kernels;
-}
-#if XMKERN_X86
-namespace avx2 {
-extern const hamming::Kernels hamming_kernels;
-}
-namespace avx512 {
-extern const hamming::Kernels hamming_kernels;
-}
-namespace avx512_vpopcntdq {
-extern const hamming::Kernels hamming_kernels;
-}
-#endif
+XMKERN_KERNELS(hamming_table, hamming::Kernels, hamming_kernels, avx512_vpopcntdq)
 
 namespace hamming {
 
-const Kernels& kernels() {
-#if XMKERN_X86
-  static const KernelTable<Kernels> table{{&baseline::hamming_kernels, &avx2::hamming_kernels, &avx512::hamming_kernels,
-                                           &avx512_vpopcntdq::hamming_kernels, nullptr}};
-#else
-  static const KernelTable<Kernels> table{{&baseline::hamming_kernels}};
-#endif
-  return table.pick();
-}
+const Kernels& kernels() { return hamming_table.pick(); }
 
 namespace {
 

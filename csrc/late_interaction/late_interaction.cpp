@@ -9,40 +9,13 @@
 #include "core/scratch.h"
 #include "late_interaction/kernels.h"
 
-#define XMKERN_LATE_INTERACTION_KERNELS                                  \
-  extern const late_interaction::ForwardKernel late_interaction_forward; \
-  extern const late_interaction::BackwardKernel late_interaction_backward;
-
 namespace xmkern {
-namespace baseline {
-XMKERN_LATE_INTERACTION_KERNELS
-}
-#if XMKERN_X86
-namespace avx2 {
-XMKERN_LATE_INTERACTION_KERNELS
-}
-namespace avx512 {
-XMKERN_LATE_INTERACTION_KERNELS
-}
-namespace avx512_bf16 {
-XMKERN_LATE_INTERACTION_KERNELS
-}
-#endif
+
+XMKERN_KERNELS(forward_kernels, late_interaction::ForwardKernel, late_interaction_forward, avx512_bf16)
+XMKERN_KERNELS(backward_kernels, late_interaction::BackwardKernel, late_interaction_backward, avx512_bf16)
 
 namespace late_interaction {
 namespace {
-
-#if XMKERN_X86
-const KernelTable<ForwardKernel> forward_kernels = {{&baseline::late_interaction_forward,
-                                                     &avx2::late_interaction_forward, &avx512::late_interaction_forward,
-                                                     nullptr, &avx512_bf16::late_interaction_forward}};
-const KernelTable<BackwardKernel> backward_kernels = {
-    {&baseline::late_interaction_backward, &avx2::late_interaction_backward, &avx512::late_interaction_backward,
-     nullptr, &avx512_bf16::late_interaction_backward}};
-#else
-const KernelTable<ForwardKernel> forward_kernels = {{&baseline::late_interaction_forward}};
-const KernelTable<BackwardKernel> backward_kernels = {{&baseline::late_interaction_backward}};
-#endif
 
 // The tokens that are not hidden.
 struct List {
