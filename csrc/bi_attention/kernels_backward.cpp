@@ -50,20 +50,6 @@ struct BackwardWorkspace {
   }
 };
 
-int64_t part_bytes(const Problem& p) {
-  Pieces memory(nullptr);
-  Part(p, memory);
-  return memory.taken();
-}
-
-// Enough for any arithmetic.
-int64_t workspace_bytes(const Problem& p) {
-  Pieces single(nullptr), other(nullptr);
-  BackwardWorkspace<Single>(p, p.columns.count, single);
-  BackwardWorkspace<ArithmeticOf<Dtype::bfloat16>::type>(p, p.columns.count, other);
-  return single.taken() > other.taken() ? single.taken() : other.taken();
-}
-
 // Of each column, columnsum(Q dQ) and the log-sum-exp.
 template <class Arithmetic, Dtype dtype>
 void column_sums(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t there,
@@ -198,7 +184,7 @@ void backward(const Problem& p, const Gradients& g, const Share& share, void* pa
 
 template <Dtype dtype>
 void finish_of(const Problem& p, const Gradients& g, int64_t batch, int64_t head, char* parts, int64_t count) {
-  const int64_t bytes = part_bytes(p), columns = p.columns.count;
+  const int64_t bytes = bytes_of<Part>(p), columns = p.columns.count;
   const uint8_t* mask = mask_of(p.columns, batch);
   Pieces memory(parts);
   const Part first(p, memory);
@@ -229,6 +215,7 @@ void finish(const Problem& p, const Gradients& g, int64_t batch, int64_t head, v
 }  // namespace
 
 extern const bi_attention::BackwardKernel bi_attention_backward;
-const bi_attention::BackwardKernel bi_attention_backward = {part_bytes, workspace_bytes, backward, finish};
+const bi_attention::BackwardKernel bi_attention_backward = {bytes_of<Part>, workspace_bytes<BackwardWorkspace>,
+                                                            backward, finish};
 
 }  // namespace xmkern::XMKERN_CAPABILITY

@@ -39,20 +39,6 @@ struct ForwardWorkspace {
   }
 };
 
-int64_t part_bytes(const Problem& p) {
-  Pieces memory(nullptr);
-  Part(p, memory);
-  return memory.taken();
-}
-
-// Enough for any arithmetic.
-int64_t workspace_bytes(const Problem& p) {
-  Pieces single(nullptr), other(nullptr);
-  ForwardWorkspace<Single>(p, p.columns.count, single);
-  ForwardWorkspace<ArithmeticOf<Dtype::bfloat16>::type>(p, p.columns.count, other);
-  return single.taken() > other.taken() ? single.taken() : other.taken();
-}
-
 void begin_part(const Problem& p, const Part& part) {
   const int64_t columns = whole_vectors(p.columns.count);
   for (int64_t c = 0; c < columns; c += lanes) {
@@ -202,7 +188,7 @@ void forward(const Problem& p, const Share& share, void* part, void* memory) {
 
 // One column of all parts into the first: each by its largest affinity's distance from the largest of all.
 inline void merge(const Problem& p, char* parts, int64_t count, int64_t column, const Part& first) {
-  const int64_t bytes = part_bytes(p);
+  const int64_t bytes = bytes_of<Part>(p);
   float most = first.most[column];
   for (int64_t i = 1; i < count; ++i) {
     Pieces memory(parts + i * bytes);
@@ -249,6 +235,7 @@ void finish(const Problem& p, int64_t batch, int64_t head, void* parts, int64_t 
 }  // namespace
 
 extern const bi_attention::ForwardKernel bi_attention_forward;
-const bi_attention::ForwardKernel bi_attention_forward = {part_bytes, workspace_bytes, forward, finish};
+const bi_attention::ForwardKernel bi_attention_forward = {bytes_of<Part>, workspace_bytes<ForwardWorkspace>, forward,
+                                                          finish};
 
 }  // namespace xmkern::XMKERN_CAPABILITY

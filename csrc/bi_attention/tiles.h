@@ -44,6 +44,22 @@ inline void flags_of(const uint8_t* mask, int64_t columns, uint32_t* flags) {
   }
 }
 
+// What a layout of memory takes.
+template <class Layout, class... Given>
+int64_t bytes_of(const Problem& p, Given... given) {
+  Pieces memory(nullptr);
+  Layout(p, given..., memory);
+  return memory.taken();
+}
+
+// Enough for any arithmetic.
+template <template <class> class Workspace>
+int64_t workspace_bytes(const Problem& p) {
+  const int64_t single = bytes_of<Workspace<Single>>(p, p.columns.count);
+  const int64_t other = bytes_of<Workspace<ArithmeticOf<Dtype::bfloat16>::type>>(p, p.columns.count);
+  return single > other ? single : other;
+}
+
 // Rows of a tensor as the right side of products whose steps they are. Hidden rows are zeros, whatever they hold: they
 // are multiplied by weights of zero.
 template <class Arithmetic>
