@@ -178,6 +178,16 @@ class Scheduler(Configured):
             return 2.0**-60, 1.0  # x0 is of no size, until it is clipped
         return math.sqrt(kept), math.sqrt(1 - kept)
 
+    def _plan(self, *key: Any) -> Plan:
+        """Of a step, by what it depends on besides the configuration and the times."""
+        raise NotImplementedError
+
+    def _planned_step(self, *key: Any) -> Plan:
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._plan(*key)
+        return plan
+
     def _step(
         self,
         plan: Plan,

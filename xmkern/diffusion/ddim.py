@@ -94,9 +94,6 @@ class DDIMScheduler(Scheduler):
         """
         if generator is not None and variance_noise is not None:
             raise ValueError("generator and variance_noise must not both be given")
-        key = self._time(timestep), eta, use_clipped_model_output
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._plan(*key)
+        plan = self._planned_step(self._time(timestep), eta, use_clipped_model_output)
         result = self._step(plan, model_output, sample, generator, variance_noise, **fused)
         return SchedulerOutput(*result) if return_dict else result

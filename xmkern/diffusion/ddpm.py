@@ -131,9 +131,6 @@ class DDPMScheduler(Scheduler):
         Returns:
             The sample at the time after, and the predicted original.
         """
-        t = self._time(timestep)
-        plan = self._plans.get(t)
-        if plan is None:
-            plan = self._plans[t] = self._plan(t)
+        plan = self._planned_step(self._time(timestep))
         result = self._step(plan, model_output, sample, generator, variance_noise, **fused)
         return SchedulerOutput(*result) if return_dict else result

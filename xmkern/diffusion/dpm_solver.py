@@ -183,10 +183,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps is not known: call set_timesteps first")
         place = self._current(timestep)
-        order = self._order(place)
-        plan = self._plans.get((place, order))
-        if plan is None:
-            plan = self._plans[place, order] = self._plan(place, order)
+        plan = self._planned_step(place, self._order(place))
         if self._cut:
             model_output = model_output[:, : sample.shape[1]]
         if self._twice:

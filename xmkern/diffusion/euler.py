@@ -160,11 +160,7 @@ class EulerDiscreteScheduler(_Euler):
             s_churn, s_tmin, s_tmax, s_noise: how much noise is added before the step, between which sigmas, and times
                 what.
         """
-        place = self._current(timestep)
-        key = place, s_churn, s_tmin, s_tmax, s_noise
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._plan(*key)
+        plan = self._planned_step(self._current(timestep), s_churn, s_tmin, s_tmax, s_noise)
         return self._counted(self._step(plan, model_output, sample, generator, variance_noise, **fused), return_dict)
 
     def _plan(self, place: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> Plan:
@@ -223,11 +219,10 @@ class EulerAncestralDiscreteScheduler(_Euler):
         Args:
             timestep: one of ``timesteps``; read at the first step, from where steps are counted.
         """
-        place = self._current(timestep)
-        plan = self._plans.get(place)
-        if plan is None:
-            sigma, to = self._sigmas[place : place + 2]
-            up = math.sqrt(to**2 * (sigma**2 - to**2) / sigma**2)
-            plan = self._along(sigma, math.sqrt(to**2 - up**2), noise=up)._replace(draws=True)
-            self._plans[place] = plan
+        plan = self._planned_step(self._current(timestep))
         return self._counted(self._step(plan, model_output, sample, generator, variance_noise, **fused), return_dict)
+
+    def _plan(self, place: int) -> Plan:
+        sigma, to = self._sigmas[place : place + 2]
+        up = math.sqrt(to**2 * (sigma**2 - to**2) / sigma**2)
+        return self._along(sigma, math.sqrt(to**2 - up**2), noise=up)._replace(draws=True)

@@ -166,10 +166,7 @@ class PNDMScheduler(Scheduler):
         fused: Fused,
     ) -> tuple[Tensor, Tensor]:
         """-> the sample at the time ``previous``, and the model's output, guided, to be kept"""
-        key = t, previous, weights
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._plan(*key)
+        plan = self._planned_step(t, previous, weights)
         guided = fused.get("guidance_scale") is not None
         if fused.get("out") is not None:
             fused["out"] = fused["out"][0], torch.empty_like(sample) if guided else None  # type: ignore[index]

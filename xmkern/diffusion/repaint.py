@@ -93,10 +93,7 @@ class RePaintScheduler(DDIMScheduler):
             original_image: broadcasts to sample; what is known of the original.
             mask: broadcasts to sample, bool or of its dtype; 1 where the image is known, 0 where it is painted.
         """
-        key = self._time(timestep), self.eta
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._plan(*key)
+        plan = self._planned_step(self._time(timestep), self.eta)
         result = self._step(
             plan, model_output, sample, generator, variance_noise, known=original_image, mask=mask, **fused
         )

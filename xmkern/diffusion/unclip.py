@@ -47,7 +47,7 @@ class UnCLIPScheduler(DDPMScheduler):
         times = (np.arange(num_inference_steps) * ratio).round()[::-1].astype(np.int64)
         self._restart(torch.from_numpy(times).to(device))
 
-    def _plan_between(self, t: int, previous: int) -> Plan:
+    def _plan(self, t: int, previous: int) -> Plan:  # type: ignore[override]
         self._checked_time(t)
         if not previous < t:
             raise ValueError(f"prev_timestep must be less than timestep, {t}, not {previous}")
@@ -68,9 +68,6 @@ class UnCLIPScheduler(DDPMScheduler):
         """From ``timestep`` to ``prev_timestep``, by default the one before it in training; see
         :meth:`DDPMScheduler.step`."""
         t = self._time(timestep)
-        key = t, t - 1 if prev_timestep is None else self._time(prev_timestep)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._plan_between(*key)
+        plan = self._planned_step(t, t - 1 if prev_timestep is None else self._time(prev_timestep))
         result = self._step(plan, model_output, sample, generator, variance_noise, **fused)
         return SchedulerOutput(*result) if return_dict else result
