@@ -22,8 +22,7 @@ from xmkern._functional.similarities import (
     without_autocast,
 )
 from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
-from xmkern.ops.contrastive.op import graded
-from xmkern.ops.registry import distinct
+from xmkern.ops.gradient import distinct, graded
 
 _Reduction = Literal["mean", "sum", "none"]
 

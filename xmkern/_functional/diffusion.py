@@ -14,7 +14,8 @@ from xmkern._functional.diffusion_coefficients import (
     step_numbers,
 )
 from xmkern.ops import diffusion as ops
-from xmkern.ops.diffusion.op import graded, step_into
+from xmkern.ops.diffusion.op import step_into
+from xmkern.ops.gradient import graded
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

@@ -5,8 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xmkern._functional.similarities import check_choice, check_ids, check_matrix, operands, wide_dtype
+from xmkern._functional.similarities import check_choice, check_ids, check_matrix, operands
 from xmkern.ops.contrastive import Pairs, reduce_similarities
+from xmkern.ops.dtype import wide_dtype
 
 _Reduction = Literal["mean", "sum"]
 
@@ -113,7 +114,7 @@ def bitwise_max_margin(h: Tensor, *, margin: float = 0.5, reduction: _Reduction 
     """
     check_matrix("h", h)
     check_choice("reduction", reduction, "mean", "sum")
-    loss = (margin - h.abs()).relu().sum(dtype=wide_dtype(h))
+    loss = (margin - h.abs()).relu().sum(dtype=wide_dtype(h.dtype))
     return loss / max(h.numel(), 1) if reduction == "mean" else loss
 
 

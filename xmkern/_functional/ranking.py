@@ -15,11 +15,10 @@ from xmkern._functional.similarities import (
     label_ids,
     operands,
     reduced,
-    wide_dtype,
 )
 from xmkern.ops.contrastive import Pairs, reduce_similarities
-from xmkern.ops.contrastive.op import graded
-from xmkern.ops.registry import distinct
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import distinct, graded
 
 _EULER = 0.5772156649015329
 
@@ -151,7 +150,7 @@ def _hardest(
 
 
 def _logits(x: Tensor, y: Tensor, x_scale: Tensor, y_scale: Tensor, bias: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    dtype = wide_dtype(x)
+    dtype = wide_dtype(x.dtype)
     return (x[i].to(dtype) * y[j].to(dtype)).sum(1) * x_scale[i] * y_scale[j] + bias
 
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xmkern.ops.contrastive.op import graded
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import graded
 
 _DTYPES = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 _NORM_EPS = 1e-12  # that of torch.nn.functional.normalize
@@ -71,14 +72,10 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def wide_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def number(name: str, value: Any, x: Tensor) -> Tensor:
     """-> [], float32, or float64 where x is"""
     if isinstance(value, int | float):
-        return x.new_full((), value, dtype=wide_dtype(x))
+        return x.new_full((), value, dtype=wide_dtype(x.dtype))
     if not isinstance(value, Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a number or a floating-point tensor of one element, not {kind}")
@@ -86,12 +83,12 @@ def number(name: str, value: Any, x: Tensor) -> Tensor:
         raise ValueError(f"{name} must be of one element, not of shape {list(value.shape)}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on {x.device}, not on {value.device}")
-    dtype = wide_dtype(x)
+    dtype = wide_dtype(x.dtype)
     return value if value.dtype == dtype and not value.shape else value.reshape(()).to(dtype)
 
 
 def ones(x: Tensor) -> Tensor:
-    return x.new_ones(x.shape[0], dtype=wide_dtype(x))
+    return x.new_ones(x.shape[0], dtype=wide_dtype(x.dtype))
 
 
 def inverse_norms(x: Tensor) -> Tensor:
@@ -102,7 +99,7 @@ def inverse_norms(x: Tensor) -> Tensor:
 
 def _inverse_norms(x: Tensor) -> Tensor:
     with without_autocast(x):  # which would make a float32 copy of x
-        return 1 / torch.linalg.vector_norm(x, dim=1, dtype=wide_dtype(x)).clamp_min(_NORM_EPS)
+        return 1 / torch.linalg.vector_norm(x, dim=1, dtype=wide_dtype(x.dtype)).clamp_min(_NORM_EPS)
 
 
 class _InverseNorms(torch.autograd.Function):

@@ -5,7 +5,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from xmkern._functional.similarities import wide_dtype, without_autocast
+from xmkern._functional.similarities import without_autocast
+from xmkern.ops.dtype import wide_dtype
 from xmkern.ops.transport import transport_plan
 
 _LEAST_NORM = 1e-5
@@ -104,7 +105,7 @@ def _side(name: str, tokens: Any, axes: str, mask_name: str, mask: Any) -> tuple
         raise ValueError(f"{name} must have three axes, {axes}, not shape {list(tokens.shape)}")
     if not tokens.is_floating_point():
         raise TypeError(f"{name} must be of floating point, not {tokens.dtype}")
-    tokens = tokens.to(wide_dtype(tokens))
+    tokens = tokens.to(wide_dtype(tokens.dtype))
     if mask is None:
         return tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:

@@ -85,13 +85,17 @@ class Op:
         raise ValueError(f"backend must be 'auto' or one of {names} for {self.name}, not {wanted!r}")
 
     def _one_by_one(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        def element(i: int) -> list[Any]:
-            return [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
+        def element(arg: Any, dim: Any, i: int) -> Any:
+            if isinstance(arg, list | tuple):
+                dims = dim if isinstance(dim, list | tuple) else [dim] * len(arg)
+                return [element(a, d, i) for a, d in zip(arg, dims, strict=True)]
+            return arg if dim is None or not isinstance(arg, torch.Tensor) else arg.select(dim, i)
 
-        outputs = [self.overload(*element(i)) for i in range(info.batch_size)]
+        outputs = [self.overload(*element(args, in_dims, i)) for i in range(info.batch_size)]
         if isinstance(outputs[0], torch.Tensor):
             return torch.stack(outputs), 0
-        return tuple(torch.stack(parts) for parts in zip(*outputs, strict=True)), (0,) * len(outputs[0])
+        kind = type(outputs[0])  # a tuple, or the list that a schema promises
+        return kind(torch.stack(parts) for parts in zip(*outputs, strict=True)), kind([0] * len(outputs[0]))
 
 
 _ops: dict[str, Op] = {}
@@ -124,10 +128,3 @@ def ops() -> dict[str, Op]:
 def _with_backend(schema: str) -> str:
     head, _, result = schema.rpartition(") ->")
     return f"{head}, str backend) ->{result}"
-
-
-def distinct(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
-    """The same, and under torch.compile no tensor twice, which it refuses among the arguments of autograd.Function."""
-    if not torch.compiler.is_compiling():
-        return tensors
-    return tuple(None if tensor is None else tensor.view_as(tensor) for tensor in tensors)

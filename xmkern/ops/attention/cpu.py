@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xmkern import native
 from xmkern.ops.attention.layout import empty_like_query, strides_of
+from xmkern.ops.dropout import native_dropout
 
 MAX_DEPTH = 256
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -131,7 +132,7 @@ def problem(
         query_numbers,
         out_numbers,
         lse.data_ptr(),
-        *(_NO_DROPOUT if seed is None else _dropout(dropout_p, seed)),
+        *(_NO_DROPOUT if seed is None else native_dropout(dropout_p, seed)),
         sources,
     )
     return call, (query, out, lse)
@@ -169,12 +170,6 @@ def _operand(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
         x = x.contiguous()
         batch, head, row, _ = x.stride()
     return x, (x.data_ptr(), batch, head, row)
-
-
-def _dropout(dropout_p: float, seed: Tensor) -> tuple[int, int, float]:
-    """The threshold of Philox's words, the seed, and what the weights that are kept are multiplied with."""
-    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
-    return threshold, int(seed) & (2**64 - 1), 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
 
 
 def _mask_tensor(x: Tensor) -> tuple[int, ...]:

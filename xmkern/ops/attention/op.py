@@ -1,7 +1,7 @@
 """The operators of attention: schemas, fakes, backends, batching, and the gradient."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +9,9 @@ from torch import Tensor
 from xmkern.ops.attention import cpu, reference, triton
 from xmkern.ops.attention.batching import fold_backward, fold_forward
 from xmkern.ops.attention.layout import empty_like_query
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
+from xmkern.ops.registry import Backend, Op
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
@@ -27,12 +29,8 @@ def _refuses_backward(own: Any) -> Callable[..., str | None]:
     return lambda *args: own.refuses(*args[2:5], *args[7:14])
 
 
-def lse_dtype(query: Tensor) -> torch.dtype:
-    return torch.float64 if query.dtype == torch.float64 else torch.float32
-
-
 def _fake_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return empty_like_query(query, value.shape[3]), query.new_empty(query.shape[:3], dtype=lse_dtype(query))
+    return empty_like_query(query, value.shape[3]), query.new_empty(query.shape[:3], dtype=wide_dtype(query.dtype))
 
 
 def _fake_backward(
@@ -77,31 +75,6 @@ attention_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own, where a graph of it is asked for.
-
-    ``once_differentiable`` would not do: it sees what the gradient of the output depends on, and not that the gradients
-    depend on query, key, value and bias, so that a penalty on them would be differentiated to zero in silence.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return attention_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "attention has a first derivative only, and here its gradient is differentiated (create_graph=True, or a "
-            "transform of a transform)"
-        )
-
-
 class _Attention(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -119,12 +92,13 @@ class _Attention(torch.autograd.Function):
         backend: str,
         *mask_tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        return _forward(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend)
+        options = (scale, dropout_p, seed, backend)
+        return run(attention_forward, query, key, value, mask, mask_tensors, bias, buckets, *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         query, key, value, bias, buckets, seed, *ctx.options = inputs[:10]
-        ctx.dispatched = query.is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(query)
         ctx.save_for_backward(query, key, value, bias, buckets, seed, *output, *inputs[10:])
         ctx.set_materialize_grads(False)
 
@@ -142,19 +116,12 @@ class _Attention(torch.autograd.Function):
             grad_out, grad_lse, query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed,
             bias_grad,
         )  # fmt: skip
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            grads = _Gradient.apply(*args, backend)
-        elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
-            grads = attention_backward.overload(*args, backend)
-        else:
-            grads = attention_backward(*args, backend=backend)
+        grads = run_backward(attention_backward, *args, backend, dispatched=ctx.dispatched)
         grad_query, grad_key, grad_value, grad_bias = grads
         return grad_query, grad_key, grad_value, grad_bias if bias_grad else None, *(None,) * (6 + len(mask_tensors))
 
 
-# What _Attention.apply comes to when it has bound the arguments to the signature of forward, which takes longer than a
-# small kernel.
-_apply = super(torch.autograd.Function, _Attention).apply
+_apply = unbound(_Attention)
 
 
 def attention(
@@ -171,19 +138,9 @@ def attention(
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The operator with its gradient -> out [B, H, L, Dv], lse [B, H, L]."""
-    graded = torch.is_grad_enabled() and (
-        query.requires_grad or key.requires_grad or value.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
-    transformed = torch._C._are_functorch_transforms_active()
-    if graded or transformed:
-        apply = _Attention.apply if transformed or torch.compiler.is_compiling() else _apply
+    if graded(query, key, value, bias):
         operands = distinct(query, key, value, bias, buckets, seed)
+        apply = entrance(_Attention, _apply)
         return apply(*operands, mask, scale, dropout_p, backend, *distinct(*mask_tensors))
-    return _forward(query, key, value, mask, mask_tensors, bias, buckets, scale, dropout_p, seed, backend)
-
-
-def _forward(query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    if query.is_meta:  # there is nothing to compute: the dispatcher knows the fake
-        return attention_forward.overload(query, *args)
-    return attention_forward(query, *args[:-1], backend=args[-1])
+    options = (scale, dropout_p, seed, backend)
+    return run(attention_forward, query, key, value, mask, mask_tensors, bias, buckets, *options)

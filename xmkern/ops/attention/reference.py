@@ -9,6 +9,8 @@ from torch import Tensor
 
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.attention.program import dense_mask
+from xmkern.ops.dropout import threshold_of
+from xmkern.ops.dtype import wide_dtype
 
 
 def attention(
@@ -85,7 +87,7 @@ def _scores(
 
     Zero times NaN is NaN: without those zeros, what happens to lie in the padding would reach the result.
     """
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(query.dtype)
     batch, heads, queries, _ = query.shape
     keys = key.shape[2]
     visible = dense_mask(mask, mask_tensors, (batch, heads, queries, keys), query.device)
@@ -155,7 +157,7 @@ def _kept(query: Tensor, key: Tensor, dropout_p: float, seed: Tensor | None) -> 
     """[B, H, L, S]: 1 / (1 - dropout_p) where an element is kept, else 0"""
     if seed is None or dropout_p == 0:
         return 1.0
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(query.dtype)
     kept = keep_mask((*query.shape[:3], key.shape[2]), dropout_p, seed)
     return kept.to(wide) / (1 - dropout_p) if dropout_p < 1 else 0.0
 
@@ -173,8 +175,7 @@ def keep_mask(shape: tuple[int, int, int, int], dropout_p: float, seed: Tensor) 
     matrix = torch.arange(batch * heads, device=seed.device)[:, None, None]
     counter = torch.broadcast_tensors(place, row, matrix & _LOW, matrix >> 32)
     words = torch.stack([word.unflatten(-1, (tiles, 16)) for word in philox(counter, seed)], dim=-2)
-    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
-    return (words.flatten(-3) >= threshold)[..., :keys].unflatten(0, (batch, heads))
+    return (words.flatten(-3) >= threshold_of(dropout_p))[..., :keys].unflatten(0, (batch, heads))
 
 
 _LOW = 0xFFFFFFFF

@@ -9,6 +9,7 @@ from torch import Tensor
 from xmkern.ops import gpu
 from xmkern.ops.attention.layout import strides_of
 from xmkern.ops.attention.program import TENSOR_OPERANDS, Code, instructions
+from xmkern.ops.dropout import kept_scale, threshold_of
 from xmkern.ops.gpu import Chip, power_of_two
 
 FAR = 1 << 29  # lengths stay below it, so that sums of two positions fit in 32 bits
@@ -191,9 +192,9 @@ def lower_dropout(dropout_p: float, seed: Tensor | None, place: int) -> tuple[An
     """place: of the first key, a multiple of 64."""
     if seed is None:
         return ()
-    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
+    threshold = threshold_of(dropout_p)
     signed = threshold - 2**32 if threshold >= 2**31 else threshold  # so that its type does not depend on its size
-    return seed, signed, 1 / (1 - dropout_p) if dropout_p < 1 else 0.0, place // 4
+    return seed, signed, kept_scale(dropout_p), place // 4
 
 
 def precision(dtype: torch.dtype, depth: int, largest: int = 128) -> str:

@@ -1,20 +1,21 @@
 """The operators of attention both ways: schemas, fakes, backends, and the gradient."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.bi_attention import cpu, reference, triton
-from xmkern.ops.contrastive.op import graded
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
+from xmkern.ops.registry import Backend, Op
 
 
 def _fake(
     a: Tensor, b: Tensor, v_a: Tensor, v_b: Tensor, mask_a: Any, mask_b: Any, scale: float, tanh: bool, softmax: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    lses = (a.new_empty(x.shape[:3] if softmax else 0, dtype=reference.wide_dtype(a)) for x in (a, b))
+    lses = (a.new_empty(x.shape[:3] if softmax else 0, dtype=wide_dtype(a.dtype)) for x in (a, b))
     return empty_like_query(a, v_b.shape[3]), empty_like_query(b, v_a.shape[3]), *lses  # type: ignore[return-value]
 
 
@@ -59,38 +60,17 @@ bi_attention_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own, where a graph of it is asked for: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return bi_attention_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "bi_attention has a first derivative only, and here its gradient is differentiated (create_graph=True, or "
-            "a transform of a transform)"
-        )
-
-
 class _BiAttention(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        return _forward(*args)
+        return run(bi_attention_forward, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options = inputs[6:]
-        ctx.dispatched = inputs[0].is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(inputs[0])
         ctx.mark_non_differentiable(*output[2:])
         ctx.save_for_backward(*inputs[:6], *output)
         ctx.set_materialize_grads(False)
@@ -102,18 +82,11 @@ class _BiAttention(torch.autograd.Function):
             return (None,) * 10
         given = (torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, saved[6:8], strict=False))
         args = (*given, *saved, *options[:3])
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            found = _Gradient.apply(*args, options[3])
-        elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
-            found = bi_attention_backward.overload(*args, options[3])
-        else:
-            found = bi_attention_backward(*args, backend=options[3])
+        found = run_backward(bi_attention_backward, *args, options[3], dispatched=ctx.dispatched)
         return *found, *(None,) * 6
 
 
-# What _BiAttention.apply comes to when it has bound the arguments to the signature of forward, which takes longer than
-# a small kernel.
-_apply = super(torch.autograd.Function, _BiAttention).apply
+_apply = unbound(_BiAttention)
 
 
 def bi_attention(
@@ -132,15 +105,9 @@ def bi_attention(
 
     Kept for the backward: the arguments, the results, and a number of each row of a and b.
     """
-    call = _forward
+    options = (scale, tanh, softmax, backend)
     if graded(a, b, v_a, v_b):
-        transformed = torch._C._are_functorch_transforms_active()
-        call = _BiAttention.apply if transformed or torch.compiler.is_compiling() else _apply
-    out_a, out_b, *_ = call(*distinct(a, b, v_a, v_b, mask_a, mask_b), scale, tanh, softmax, backend)
+        out_a, out_b, *_ = entrance(_BiAttention, _apply)(*distinct(a, b, v_a, v_b, mask_a, mask_b), *options)
+    else:
+        out_a, out_b, *_ = run(bi_attention_forward, a, b, v_a, v_b, mask_a, mask_b, *options)
     return out_a, out_b
-
-
-def _forward(a: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    if a.is_meta:  # there is nothing to compute: the dispatcher knows the fake
-        return bi_attention_forward.overload(a, *args)
-    return bi_attention_forward(a, *args[:-1], backend=args[-1])

@@ -1,17 +1,18 @@
 """The operators of additive pooling: schemas, fakes, backends, and the gradient."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xmkern.ops.bi_attention import cpu, reference
-from xmkern.ops.contrastive.op import graded
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
+from xmkern.ops.registry import Backend, Op
 
 
 def _fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], x.shape[2]), x.new_empty(x.shape[:2], dtype=reference.wide_dtype(x))
+    return x.new_empty(x.shape[0], x.shape[2]), x.new_empty(x.shape[:2], dtype=wide_dtype(x.dtype))
 
 
 def _fake_backward(
@@ -54,50 +55,25 @@ additive_pool_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own, where a graph of it is asked for: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return additive_pool_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "additive pooling has a first derivative only, and here its gradient is differentiated (create_graph=True, "
-            "or a transform of a transform)"
-        )
-
-
 class _Pool(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        return _forward(*args)
+        return run(additive_pool_forward, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.backend = inputs[5]
-        ctx.dispatched = inputs[0].is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(inputs[0])
         ctx.save_for_backward(*inputs[:5], output[1])
 
     @staticmethod
     def backward(ctx: Any, grad_pooled: Tensor, grad_shares: Tensor) -> tuple[Tensor | None, ...]:
-        args = (grad_pooled, grad_shares, *ctx.saved_tensors)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            found = _Gradient.apply(*args, ctx.backend)
-        elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
-            found = additive_pool_backward.overload(*args, ctx.backend)
-        else:
-            found = additive_pool_backward(*args, backend=ctx.backend)
-        grad_x, grad_hidden, grad_guide, grad_weight = found
+        args = (grad_pooled, grad_shares, *ctx.saved_tensors, ctx.backend)
+        grad_x, grad_hidden, grad_guide, grad_weight = run_backward(
+            additive_pool_backward, *args, dispatched=ctx.dispatched, what="additive pooling"
+        )
         guide = ctx.saved_tensors[2]
         if guide is None:
             grad_guide = None
@@ -106,7 +82,7 @@ class _Pool(torch.autograd.Function):
         return grad_x, grad_hidden, grad_guide, grad_weight, None, None
 
 
-_apply = super(torch.autograd.Function, _Pool).apply  # see op.py
+_apply = unbound(_Pool)
 
 
 def additive_pool(
@@ -127,15 +103,6 @@ def additive_pool(
         mask: bool [B, N], True where there is a row.
         backend: as in ``xmkern.functional``.
     """
-    call = _forward
-    if graded(x, hidden, weight) or (guide is not None and guide.requires_grad and torch.is_grad_enabled()):
-        transformed = torch._C._are_functorch_transforms_active()
-        call = _Pool.apply if transformed or torch.compiler.is_compiling() else _apply
-    pooled, shares = call(*distinct(x, hidden, guide, weight, mask), backend)
-    return pooled, shares
-
-
-def _forward(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    if x.is_meta:  # there is nothing to compute: the dispatcher knows the fake
-        return additive_pool_forward.overload(x, *args)
-    return additive_pool_forward(x, *args[:-1], backend=args[-1])
+    if graded(x, hidden, guide, weight):
+        return entrance(_Pool, _apply)(*distinct(x, hidden, guide, weight, mask), backend)
+    return run(additive_pool_forward, x, hidden, guide, weight, mask, backend)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xmkern.ops.attention.layout import empty_like_query
+from xmkern.ops.dtype import wide_dtype
 
 
 def bi_attention(
@@ -80,7 +81,7 @@ def bi_attention_backward(
 
 def _affinities(a: Tensor, b: Tensor, scale: float, tanh: bool) -> Tensor:
     """C [B, H, L, S]"""
-    c = (a @ b.mT).to(wide_dtype(a)) * scale
+    c = (a @ b.mT).to(wide_dtype(a.dtype)) * scale
     return c.tanh() if tanh else c
 
 
@@ -114,7 +115,7 @@ def additive_pool(
     with torch.autocast(x.device.type, enabled=False):
         if mask is not None:
             x = torch.where(mask[..., None], x, 0)
-        logits = (_tanh(hidden, guide).to(weight.dtype) @ weight).to(wide_dtype(x))
+        logits = (_tanh(hidden, guide).to(weight.dtype) @ weight).to(wide_dtype(x.dtype))
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf)
         shares = _shares(logits, logits.logsumexp(1, keepdim=True), 1)
@@ -150,9 +151,5 @@ def additive_pool_backward(
 
 
 def _tanh(hidden: Tensor, guide: Tensor | None) -> Tensor:
-    wide = wide_dtype(hidden)
+    wide = wide_dtype(hidden.dtype)
     return (hidden.to(wide) if guide is None else hidden.to(wide) + guide.to(wide)).tanh()
-
-
-def wide_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

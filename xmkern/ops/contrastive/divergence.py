@@ -5,14 +5,14 @@ memory at once.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from xmkern.ops.contrastive import cpu_divergence as cpu
-from xmkern.ops.contrastive.op import graded
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.gradient import distinct, graded, run_backward
+from xmkern.ops.registry import Backend, Op
 
 _STRIP = 2**20  # logits; at least 16 rows
 
@@ -195,24 +195,6 @@ similarity_divergence_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return similarity_divergence_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError("distillation has a first derivative only, and here its gradient is differentiated")
-
-
 class _Divergence(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -231,8 +213,7 @@ class _Divergence(torch.autograd.Function):
         x_grad, y_grad, *_ = ctx.needs_input_grad
         teacher_grad = any(ctx.needs_input_grad[4:8])
         args = (grads[0], grads[3], *ctx.saved_tensors, ctx.columns, x_grad, y_grad, teacher_grad, ctx.backend)
-        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        found = _Gradient.apply(*args) if twice else similarity_divergence_backward.overload(*args)
+        found = run_backward(similarity_divergence_backward, *args, dispatched=True, what="distillation")
         wanted = _wanted(x_grad, y_grad, teacher_grad)
         return *(each if want else None for each, want in zip(found, wanted, strict=True)), None, None
 

@@ -5,13 +5,14 @@ loss need nothing but the logits themselves (softplus), or the matrix is so smal
 does without: the gradients are made in the forward.
 """
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xmkern.ops.contrastive import cpu, reference
-from xmkern.ops.contrastive.op import Pairs, fake_gradients
+from xmkern.ops.contrastive.op import WHAT, Pairs, fake_gradients
+from xmkern.ops.gradient import once, unbound
 from xmkern.ops.registry import Backend, Op
 
 
@@ -62,19 +63,9 @@ similarity_loss = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The gradients, which depend on the arguments, with no derivative of their own: see attention's."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Tensor) -> tuple[Tensor, ...]:
-        return tuple(grad.clone() for grad in args[5:])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "contrastive losses have a first derivative only, and here their gradient is differentiated "
-            "(create_graph=True, or a transform of a transform)"
-        )
+def _gradients(*saved: Tensor) -> tuple[Tensor, ...]:
+    """The gradients, which depend on the arguments that they are saved with."""
+    return tuple(grad.clone() for grad in saved[5:])
 
 
 class _Loss(torch.autograd.Function):
@@ -89,7 +80,7 @@ class _Loss(torch.autograd.Function):
         saved = ctx.saved_tensors
         grads = list(saved[5:])
         if torch.is_grad_enabled():
-            grads = [each * grad for each in _Gradient.apply(*saved)]
+            grads = [each * grad for each in once(WHAT, _gradients, *saved)]
         elif _graph_is_kept() or torch._C._are_functorch_transforms_active():
             grads = [each * grad for each in grads]
         elif float(grad) != 1:
@@ -100,8 +91,7 @@ class _Loss(torch.autograd.Function):
 
 _graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
 
-# What _Loss.apply comes to when it has looked for transforms: see attention's.
-_apply = super(torch.autograd.Function, _Loss).apply
+_apply = unbound(_Loss)
 
 
 def loss_of_similarities(

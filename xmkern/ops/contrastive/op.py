@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from xmkern.ops.contrastive import cpu, reference, triton
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.gradient import dispatched, distinct, graded, run, run_backward
+from xmkern.ops.registry import Backend, Op
 
+WHAT = "a contrastive loss"  # has the gradients, for whom it tells
 LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
 
@@ -110,38 +112,17 @@ similarity_reduce_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own, where a graph of it is asked for: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return similarity_reduce_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "contrastive losses have a first derivative only, and here their gradient is differentiated "
-            "(create_graph=True, or a transform of a transform)"
-        )
-
-
 class _Reduce(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return _forward(x, *args)
+        return run(similarity_reduce, x, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options = inputs[12:]
-        ctx.dispatched = inputs[0].is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(inputs[0])
         ctx.save_for_backward(*inputs[:12], *output)
         ctx.set_materialize_grads(False)
 
@@ -172,13 +153,9 @@ class _Reduce(torch.autograd.Function):
             x_grad,
             y_grad,
         )
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            found = _Gradient.apply(*args, backend)
-        elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
-            found = similarity_reduce_backward.overload(*args, backend)
-        else:
-            found = similarity_reduce_backward(*args, backend=backend)
-        grad_x, grad_y, *of_numbers = found
+        grad_x, grad_y, *of_numbers = run_backward(
+            similarity_reduce_backward, *args, backend, dispatched=ctx.dispatched, what=WHAT
+        )
         return grad_x if x_grad else None, grad_y if y_grad else None, *of_numbers, *(None,) * 10
 
 
@@ -213,21 +190,7 @@ def reduce_similarities(
         backend: as in ``xmkern.functional``.
     """
     if kind == "maximum":
-        return Reduced(
-            *_forward(*(each.detach() for each in (x, y, x_scale, y_scale, bias)), *pairs, kind, columns, backend)
-        )
-    call = _Reduce.apply if graded(x, y, x_scale, y_scale, bias) else _forward
-    return Reduced(*call(*distinct(x, y, x_scale, y_scale, bias, *pairs), kind, columns, backend))
-
-
-def graded(*tensors: Tensor) -> bool:
-    # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
-    return torch._C._are_functorch_transforms_active() or (
-        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    )
-
-
-def _forward(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    if x.is_meta:  # there is nothing to compute: the dispatcher knows the fake
-        return similarity_reduce.overload(x, *args)
-    return similarity_reduce(x, *args[:-1], backend=args[-1])
+        x, y, x_scale, y_scale, bias = (each.detach() for each in (x, y, x_scale, y_scale, bias))
+    elif graded(x, y, x_scale, y_scale, bias):
+        return Reduced(*_Reduce.apply(*distinct(x, y, x_scale, y_scale, bias, *pairs), kind, columns, backend))
+    return Reduced(*run(similarity_reduce, x, y, x_scale, y_scale, bias, *pairs, kind, columns, backend))

@@ -5,16 +5,17 @@ lie in the arguments. Results come in one list: those of all queries, then those
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xmkern.ops.attention.layout import empty_like_query
-from xmkern.ops.attention.op import lse_dtype
 from xmkern.ops.cross_attention import cpu, reference, triton
 from xmkern.ops.cross_attention.problem import Source
-from xmkern.ops.registry import PLAIN, Backend, Op, distinct
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import dispatched, distinct, entrance, graded, is_differentiated, once, unbound
+from xmkern.ops.registry import PLAIN, Backend, Op
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
@@ -25,7 +26,7 @@ def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) ->
 def _fake(queries: list[Tensor], keys: list[Tensor], values: list[Tensor], counts: list[int], *rest: Any) -> Any:
     firsts = [sum(counts[:i]) for i in range(len(counts))]
     outs = [empty_like_query(query, values[at].shape[3]) for query, at in zip(queries, firsts, strict=True)]
-    return [*outs, *(query.new_empty(query.shape[:3], dtype=lse_dtype(query)) for query in queries)]
+    return [*outs, *(query.new_empty(query.shape[:3], dtype=wide_dtype(query.dtype)) for query in queries)]
 
 
 def _fake_backward(
@@ -62,23 +63,6 @@ def _sample_backward() -> tuple[Any, ...]:
     return *grads, *args[:3], outs, lses, *args[3:], [False, True, False]
 
 
-def _one_by_one(op: str) -> Callable[..., tuple[Any, Any]]:
-    def fold(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        def element(x: Any, dim: Any, i: int) -> Any:
-            if isinstance(x, list | tuple):
-                each = dim if isinstance(dim, list | tuple) else [dim] * len(x)
-                return [element(y, d, i) for y, d in zip(x, each, strict=True)]
-            return x if dim is None or not isinstance(x, Tensor) else x.select(dim, i)
-
-        call = getattr(torch.ops.xmkern, op).default
-        results = [
-            call(*(element(x, dim, i) for x, dim in zip(args, in_dims, strict=True))) for i in range(info.batch_size)
-        ]
-        return [torch.stack(parts) for parts in zip(*results, strict=True)], [0] * len(results[0])
-
-    return fold
-
-
 _ARGUMENTS = (
     "int[] counts, SymInt[] masks, Tensor[] mask_tensors, Tensor?[] biases, Tensor?[] buckets, float[] scales, "
     "float dropout_p, Tensor? seeds"
@@ -89,7 +73,6 @@ cross_attention_forward = Op(
     backends=_backends("cross_attention", lambda own: own.refuses),
     fake=_fake,
     sample=_sample,
-    fold=_one_by_one("cross_attention"),
 )
 
 cross_attention_backward = Op(
@@ -98,7 +81,6 @@ cross_attention_backward = Op(
     backends=_backends("cross_attention_backward", lambda own: lambda *args: own.refuses(*args[2:5], args[7])),
     fake=_fake_backward,
     sample=_sample_backward,
-    fold=_one_by_one("cross_attention_backward"),
 )
 
 
@@ -128,29 +110,6 @@ def _backward_arguments(
     return grad_outs, grad_lses, *args[:3], outs, lses, *args[3:], bias_grads
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own, where a graph of it is asked for: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        options: tuple[Any, ...], bias_grads: tuple[bool, ...], backend: str, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        return tuple(cross_attention_backward.overload(*_backward_arguments(options, bias_grads, tensors), backend))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "cross-attention has a first derivative only, and here its gradient is differentiated (create_graph=True, "
-            "or a transform of a transform)"
-        )
-
-
 class _CrossAttention(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -161,7 +120,7 @@ class _CrossAttention(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options, ctx.backend, *tensors = inputs
-        ctx.dispatched = torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(output[0])
         ctx.save_for_backward(*output, *tensors)
         ctx.set_materialize_grads(False)
 
@@ -177,17 +136,20 @@ class _CrossAttention(torch.autograd.Function):
         tensors = (*grad_outs, *grads[n:], *tensors)
         at = 2 + n + 2 * sources
         bias_grads = ctx.needs_input_grad[at : at + sources]
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            found = _Gradient.apply(options, bias_grads, backend, *tensors)
-        else:
+
+        again = is_differentiated()
+
+        def backward(*tensors: Tensor | None) -> tuple[Tensor, ...]:
             args = _backward_arguments(options, bias_grads, tensors)
-            # What a transform has wrapped, as in the function of torch.func.vjp, outlives it.
-            found = _run(cross_attention_backward, args, tensors, backend, ctx.dispatched)
+            return tuple(_run(cross_attention_backward, args, tensors, backend, again or ctx.dispatched))
+
+        # Not run_backward: autograd does not see tensors within lists.
+        found = once("cross-attention", backward, *tensors) if again else backward(*tensors)
         wanted = [grad if need else None for grad, need in zip(found, ctx.needs_input_grad[2:], strict=False)]
         return None, None, *wanted, *(None,) * (len(ctx.needs_input_grad) - 2 - len(wanted))
 
 
-_apply = super(torch.autograd.Function, _CrossAttention).apply  # see attention's
+_apply = unbound(_CrossAttention)
 
 
 def _run(
@@ -214,13 +176,8 @@ def cross_attention(
     mask_tensors = tuple(tensor for source in every for tensor in source.mask_tensors)
     counts, queries = tuple(map(len, sources)), tuple(queries)
     tensors = (*queries, *keys, *values, *biases, *buckets, seeds, *mask_tensors)
-    graded = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (*queries, *keys, *values, *biases)
-    )
-    # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
-    transformed = torch._C._are_functorch_transforms_active()
-    if graded or transformed:
-        apply = _CrossAttention.apply if transformed or torch.compiler.is_compiling() else _apply
-        return apply((counts, masks, scales, dropout_p), backend, *distinct(*tensors))
+    if graded(*queries, *keys, *values, *biases):
+        options = (counts, masks, scales, dropout_p)
+        return entrance(_CrossAttention, _apply)(options, backend, *distinct(*tensors))
     args = (queries, keys, values, counts, masks, mask_tensors, biases, buckets, scales, dropout_p, seeds)
     return tuple(_run(cross_attention_forward, args, tensors, backend))

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 from xmkern.ops.attention import reference as attention
 from xmkern.ops.attention.program import Code, dense_mask
 from xmkern.ops.cross_attention.problem import Problem, problems
+from xmkern.ops.dtype import wide_dtype
 
 
 def cross_attention(*args: Any) -> list[Tensor]:
@@ -50,7 +51,7 @@ def _joined(problem: Problem, dropout_p: float) -> tuple[Any, ...]:
     """One source of all: attention's arguments. Between two sources, up to a whole tile, are keys that nobody sees."""
     query, sources, scale, seed = problem
     B, H, L, _ = query.shape
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(query.dtype)
     keys, values, visible, biases = [], [], [], []
     places = problem.places()
     for source, place, end in zip(sources, places, [*places[1:], None], strict=True):

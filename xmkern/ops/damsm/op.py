@@ -1,17 +1,19 @@
 """The operators of matching words and regions: schemas, fakes, backends, and the gradient."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xmkern.ops.damsm import cpu, reference
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import run_backward
 from xmkern.ops.registry import Backend, Op
 
 
 def _fake(words: Tensor, regions: Tensor, lengths: Tensor, gamma1: float) -> tuple[Tensor, Tensor]:
     shape = (words.shape[0], regions.shape[0], words.shape[1])
-    cosines = words.new_empty(shape, dtype=reference.wide_dtype(words))
+    cosines = words.new_empty(shape, dtype=wide_dtype(words.dtype))
     return cosines, torch.empty_like(cosines)
 
 
@@ -51,27 +53,6 @@ cosines_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own: a graph of it would be differentiated to zero in silence."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return cosines_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "damsm has a first derivative only, and here its gradient is differentiated (create_graph=True, or a "
-            "transform of a transform)"
-        )
-
-
 class _Cosines(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -88,10 +69,7 @@ class _Cosines(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_cosines: Tensor, grad_norms: Tensor) -> tuple[Tensor | None, ...]:
         args = (grad_cosines, *ctx.saved_tensors, ctx.gamma1, ctx.backend)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            grad_words, grad_regions = _Gradient.apply(*args)
-        else:
-            grad_words, grad_regions = cosines_backward.overload(*args)
+        grad_words, grad_regions = run_backward(cosines_backward, *args, dispatched=True, what="damsm")
         return grad_words, grad_regions, None, None, None
 
 

@@ -7,13 +7,15 @@ float32, or float64 where the inputs are.
 import torch
 from torch import Tensor
 
+from xmkern.ops.dtype import wide_dtype
+
 LEAST_NORM = 1e-8
 
 
 def word_region_cosines(words: Tensor, regions: Tensor, lengths: Tensor, gamma1: float) -> tuple[Tensor, Tensor]:
     """-> the cosine [N, M, T] of each word and its context in each image, and the norms [N, M, T] of the contexts"""
     with torch.autocast(words.device.type, enabled=False):
-        cosines = words.new_zeros(len(words), len(regions), words.shape[1], dtype=wide_dtype(words))
+        cosines = words.new_zeros(len(words), len(regions), words.shape[1], dtype=wide_dtype(words.dtype))
         norms = torch.zeros_like(cosines)
         for i, length in enumerate(_known(lengths, words)):
             word = words[i, :length]
@@ -62,7 +64,7 @@ def word_region_cosines_backward(
 def _attend(word: Tensor, regions: Tensor, gamma1: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of the words [T, D] of one caption: -> the shares [M, R, T] of regions among words (equation 8 of the paper), the
     weights [M, R, T] of regions for words (9), the contexts [M, T, D]."""
-    wide = wide_dtype(word)
+    wide = wide_dtype(word.dtype)
     shares = (regions @ word.mT).to(wide).softmax(-1)
     weights = (gamma1 * shares).softmax(-2)
     return shares, weights, (weights.mT.to(word.dtype) @ regions).to(wide)
@@ -70,7 +72,3 @@ def _attend(word: Tensor, regions: Tensor, gamma1: float) -> tuple[Tensor, Tenso
 
 def _known(lengths: Tensor, words: Tensor) -> list[int]:
     return lengths.clamp(0, words.shape[1]).tolist()
-
-
-def wide_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

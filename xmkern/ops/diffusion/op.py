@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xmkern.ops.diffusion import cpu, reference, triton
 from xmkern.ops.diffusion.reference import Numbers
+from xmkern.ops.gradient import graded, run
 from xmkern.ops.registry import Backend, Op
 
 _STEP = (
@@ -103,24 +104,16 @@ def _or_reference(op: Op) -> Callable[..., Any]:
     plain = op.backends[-1].run
 
     def call(*args: Any, backend: str = "auto") -> Any:
-        if graded(*args) or torch._C._are_functorch_transforms_active():
+        if graded(*args):
             if backend not in ("auto", "reference"):
                 raise ValueError(
                     f"backend={backend!r} cannot serve this call of {op.name}: its kernels have no gradient and no "
                     "batching rule, and one is asked for"
                 )
             return plain(*args)
-        return op.overload(*args, backend) if args[0].is_meta else op(*args, backend=backend)
+        return run(op, *args, backend)
 
     return call
-
-
-def graded(*args: Any) -> bool:
-    if torch.is_grad_enabled():
-        for a in args:
-            if getattr(a, "requires_grad", False):
-                return True
-    return False
 
 
 diffusion_step = _or_reference(step_forward)

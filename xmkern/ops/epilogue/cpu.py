@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from xmkern import native
+from xmkern.ops.dropout import native_dropout
 from xmkern.ops.epilogue.reference import sum_dtype
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -54,7 +55,7 @@ def add_norm(
         (inner, outer, rms, pb_relax, seed is not None),
         eps,
         moments.data_ptr(),
-        _dropout(dropout_p, seed),
+        _NO_DROPOUT if seed is None else native_dropout(dropout_p, seed),
         torch.get_num_threads(),
     )
     return out, kept, moments
@@ -92,7 +93,7 @@ def add_norm_backward(
         (inner, grad_out is not None, rms, False, seed is not None),
         0.0,
         memory[0].data_ptr(),
-        _dropout(dropout_p, seed),
+        _NO_DROPOUT if seed is None else native_dropout(dropout_p, seed),
         (
             *(_rows(grad, memory) for grad in (grad_out, grad_sum, grad_x)),
             _rows(grad_residual if residual_grad else None, memory),
@@ -220,11 +221,3 @@ def _gate(gate: Tensor | None, memory: list[Tensor]) -> tuple[tuple[int, int, in
         return _rows(gate, memory), _NOTHING
     address, dtype, _ = _vector(gate, memory)
     return _NOTHING, (address, dtype, gate is not None and gate.numel() == 1)
-
-
-def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[int, int, float]:
-    """The threshold of Philox's words, the seed, and what is kept is multiplied with."""
-    if seed is None:
-        return _NO_DROPOUT
-    threshold = min(round(dropout_p * 2**32), 2**32 - 1)
-    return threshold, int(seed) & (2**64 - 1), 1 / (1 - dropout_p) if dropout_p < 1 else 0.0

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xmkern.ops.dtype import wide_dtype
 from xmkern.ops.epilogue import cpu, reference, triton
-from xmkern.ops.epilogue.reference import sum_dtype, wide_dtype
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.epilogue.reference import sum_dtype
+from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
+from xmkern.ops.registry import Backend, Op
 
 _LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
@@ -121,55 +123,19 @@ bias_activation_backward = _op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """A backward, with none of its own, where a graph of it is asked for: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(op: Op, *args: Any) -> Any:
-        return op.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.name = inputs[0].name.removesuffix("_backward")
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            f"{ctx.name} has a first derivative only, and here its gradient is differentiated (create_graph=True, or a "
-            "transform of a transform)"
-        )
-
-
-def _differentiate(ctx: Any, op: Op, *args: Any) -> Any:
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-        return _Gradient.apply(op, *args, ctx.backend)
-    if ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
-        return op.overload(*args, ctx.backend)
-    return op(*args, backend=ctx.backend)
-
-
-def _forward(op: Op, x: Tensor, *args: Any) -> Any:
-    """Of what an autograd function has: the operator's arguments, and the backend."""
-    if x.is_meta:  # there is nothing to compute: the dispatcher knows the fake
-        return op.overload(x, *args)
-    return op(x, *args[:-1], backend=args[-1])
-
-
 class _AddNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return _forward(add_norm_forward, *args)
+        return run(add_norm_forward, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         x, residual, *parameters = inputs[:7]
         inner, outer, keep_sum, rms, _, _, dropout_p, seed, ctx.backend = inputs[7:]
         _, kept, moments = output
-        ctx.dispatched = x.is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(x)
         ctx.mark_non_differentiable(moments)
         ctx.set_materialize_grads(False)
         ctx.outputs, ctx.options = (outer, keep_sum), (inner, rms, dropout_p)
@@ -187,14 +153,12 @@ class _AddNorm(torch.autograd.Function):
             return (None,) * 16
         *tensors, seed = ctx.saved_tensors
         inner, rms, dropout_p = ctx.options
-        between = (
-            inner or seed is not None
-        )  # x and the sum: then their gradients differ, and the residual has the sum's
+        # What is between x and the sum makes their gradients differ, and the residual has the sum's.
+        between = inner or seed is not None
         apart = ctx.needs_input_grad[1] and between and grad_out is not None
         # Where x is not at hand its gradient comes in the dtype of the sum, and autograd casts it.
-        grad_x, grad_residual, of_parameters = _differentiate(
-            ctx, add_norm_backward, grad_out, grad_sum, *tensors, inner, rms, apart, dropout_p, seed
-        )
+        args = (grad_out, grad_sum, *tensors, inner, rms, apart, dropout_p, seed, ctx.backend)
+        grad_x, grad_residual, of_parameters = run_backward(add_norm_backward, *args, dispatched=ctx.dispatched)
         if not apart:
             grad_residual = grad_sum if between else grad_x
         grads = iter(of_parameters.unbind())
@@ -211,20 +175,19 @@ class _GatedResidual(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        return _forward(gated_residual_forward, *args)
+        return run(gated_residual_forward, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, _, gate, bias, ctx.activation, ctx.backend = inputs
-        ctx.dispatched = x.is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(x)
         ctx.save_for_backward(x, gate, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gate, bias = ctx.saved_tensors
-        grad_x, grad_gate, of_parameters = _differentiate(
-            ctx, gated_residual_backward, grad, x, gate, bias, ctx.activation
-        )
+        args = (grad, x, gate, bias, ctx.activation, ctx.backend)
+        grad_x, grad_gate, of_parameters = run_backward(gated_residual_backward, *args, dispatched=ctx.dispatched)
         if gate is None:
             grad_gate = None
         elif gate.dim() <= 1:
@@ -237,48 +200,43 @@ class _BiasActivation(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        return _forward(bias_activation_forward, *args)
+        return run(bias_activation_forward, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, bias, *ctx.options, ctx.backend = inputs
-        ctx.dispatched = x.is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(x)
         ctx.save_for_backward(x, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, bias = ctx.saved_tensors
-        grad_x, grad_bias = _differentiate(ctx, bias_activation_backward, grad, x, bias, *ctx.options)
+        args = (grad, x, bias, *ctx.options, ctx.backend)
+        grad_x, grad_bias = run_backward(bias_activation_backward, *args, dispatched=ctx.dispatched)
         return grad_x, None if bias is None else grad_bias, None, None, None
 
 
-# What their apply comes to when it has bound the arguments to the signature of forward: see attention's.
-_APPLY: dict[Any, Any] = {
-    _AddNorm: super(torch.autograd.Function, _AddNorm).apply,
-    _GatedResidual: super(torch.autograd.Function, _GatedResidual).apply,
-    _BiasActivation: super(torch.autograd.Function, _BiasActivation).apply,
-}
+_add_norm, _gated_residual, _bias_activation = map(unbound, (_AddNorm, _GatedResidual, _BiasActivation))
 
 
-def _call(function: Any, op: Op, tensors: int, args: tuple[Any, ...]) -> Any:
+def _call(
+    function: type[torch.autograd.Function], below: Callable[..., Any], op: Op, tensors: int, args: tuple[Any, ...]
+) -> Any:
     """The operator, with its gradient where one of the first arguments, the tensors, asks for one."""
-    transformed = torch._C._are_functorch_transforms_active()
-    graded = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in args[:tensors])
-    if transformed or graded:
-        apply = function.apply if transformed or torch.compiler.is_compiling() else _APPLY[function]
-        return apply(*distinct(*args[:tensors]), *args[tensors:])
-    return _forward(op, *args)
+    if graded(*args[:tensors]):
+        return entrance(function, below)(*distinct(*args[:tensors]), *args[tensors:])
+    return run(op, *args)
 
 
 def add_norm(*args: Any) -> tuple[Tensor, Tensor]:
     """The operator with its gradient, the backend last -> out [..., D] or [0], the sum [..., D] or [0]"""
-    out, kept, _ = _call(_AddNorm, add_norm_forward, 7, args)
+    out, kept, _ = _call(_AddNorm, _add_norm, add_norm_forward, 7, args)
     return out, kept
 
 
 def gated_residual(*args: Any) -> Tensor:
-    return _call(_GatedResidual, gated_residual_forward, 4, args)
+    return _call(_GatedResidual, _gated_residual, gated_residual_forward, 4, args)
 
 
 def bias_activation(*args: Any) -> Tensor:
-    return _call(_BiasActivation, bias_activation_forward, 2, args)
+    return _call(_BiasActivation, _bias_activation, bias_activation_forward, 2, args)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xmkern.ops.attention.reference import keep_mask
+from xmkern.ops.dropout import kept_scale
+from xmkern.ops.dtype import wide_dtype
 
 
 def add_norm(
@@ -165,10 +167,6 @@ def sum_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
     return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
 
 
-def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _shifted(x: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
     return x.to(wide) if bias is None else x.to(wide) + bias.to(wide)
 
@@ -183,7 +181,7 @@ def _dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
         return x
     rows = x.numel() // x.shape[-1]
     kept = keep_mask((1, 1, rows, x.shape[-1]), dropout_p, seed).view(x.shape)
-    return torch.where(kept, x * (1 / (1 - dropout_p) if dropout_p < 1 else 0.0), 0.0)
+    return torch.where(kept, x * kept_scale(dropout_p), 0.0)
 
 
 def _normalize(x: Tensor, eps: float, rms: bool, pb_relax: bool) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xmkern.ops.dtype import wide_dtype
+from xmkern.ops.gradient import dispatched, distinct, graded, run, run_backward
 from xmkern.ops.late_interaction import cpu, reference, triton
-from xmkern.ops.late_interaction.reference import index_dtype, wide_dtype
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.late_interaction.reference import index_dtype
+from xmkern.ops.registry import Backend, Op
 
 LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
@@ -24,7 +26,7 @@ def _fake_forward(
     x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, mean: bool, both: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (B, R, _), (N, T, _) = x.shape, y.shape
-    pairs, wide = (B, N), wide_dtype(x)
+    pairs, wide = (B, N), wide_dtype(x.dtype)
     return (
         x.new_empty(pairs, dtype=wide),
         x.new_empty(pairs if both else 0, dtype=wide),
@@ -69,39 +71,18 @@ max_similarity_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own, where a graph of it is asked for: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return max_similarity_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "max_similarity has a first derivative only, and here its gradient is differentiated (create_graph=True, "
-            "or a transform of a transform)"
-        )
-
-
 class _MaxSimilarity(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        return _forward(*args)
+        return run(max_similarity_forward, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options = inputs[4:]
         ctx.pairs = output[0].shape
-        ctx.dispatched = inputs[0].is_meta or torch._C._are_functorch_transforms_active()
+        ctx.dispatched = dispatched(inputs[0])
         ctx.mark_non_differentiable(*output[2:])
         ctx.save_for_backward(*inputs[:4], *output[2:])
         ctx.set_materialize_grads(False)
@@ -112,18 +93,13 @@ class _MaxSimilarity(torch.autograd.Function):
         mean, both, backend = ctx.options
         if grad_x_scores is None and grad_y_scores is None:
             return (None,) * 7
-        nothing = operands[0].new_zeros(ctx.pairs, dtype=wide_dtype(operands[0]))
+        nothing = operands[0].new_zeros(ctx.pairs, dtype=wide_dtype(operands[0].dtype))
         grad_x_scores = nothing if grad_x_scores is None else grad_x_scores
         if both and grad_y_scores is None:
             grad_y_scores = nothing
         x_grad, y_grad = ctx.needs_input_grad[:2]
-        args = (grad_x_scores, grad_y_scores if both else None, *operands, mean, x_grad, y_grad)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # torch.compile refuses this by itself
-            grad_x, grad_y = _Gradient.apply(*args, backend)
-        elif ctx.dispatched:  # what a transform has wrapped, as in the function of torch.func.vjp, outlives it
-            grad_x, grad_y = max_similarity_backward.overload(*args, backend)
-        else:
-            grad_x, grad_y = max_similarity_backward(*args, backend=backend)
+        args = (grad_x_scores, grad_y_scores if both else None, *operands, mean, x_grad, y_grad, backend)
+        grad_x, grad_y = run_backward(max_similarity_backward, *args, dispatched=ctx.dispatched)
         return grad_x if x_grad else None, grad_y if y_grad else None, *(None,) * 5
 
 
@@ -141,14 +117,8 @@ def max_similarity(
 
     Kept for the backward: the arguments and the winners, one small integer for a token and a sample of the other side.
     """
-    graded = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
-    call = _MaxSimilarity.apply if graded or torch._C._are_functorch_transforms_active() else _forward
-    x_scores, y_scores, *_ = call(*distinct(x, y, x_mask, y_mask), mean, both, backend)
+    if graded(x, y):
+        x_scores, y_scores, *_ = _MaxSimilarity.apply(*distinct(x, y, x_mask, y_mask), mean, both, backend)
+    else:
+        x_scores, y_scores, *_ = run(max_similarity_forward, x, y, x_mask, y_mask, mean, both, backend)
     return x_scores, y_scores
-
-
-def _forward(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    if x.is_meta:  # there is nothing to compute: the dispatcher knows the fake
-        return max_similarity_forward.overload(x, *args)
-    return max_similarity_forward(x, *args[:-1], backend=args[-1])

@@ -7,10 +7,7 @@ the inputs are.
 import torch
 from torch import Tensor
 
-
-def wide_dtype(x: Tensor) -> torch.dtype:
-    """Of scores."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from xmkern.ops.dtype import wide_dtype
 
 
 def index_dtype(tokens: int) -> torch.dtype:
@@ -28,7 +25,7 @@ def max_similarity(
     sample without tokens, and with one. The results of y's tokens have no elements unless ``both``.
     """
     with _without_autocast(x):
-        similarity = torch.einsum("brd,ntd->bnrt", x, y).to(wide_dtype(x))
+        similarity = torch.einsum("brd,ntd->bnrt", x, y).to(wide_dtype(x.dtype))
     x_rows, y_rows = _visible(x, x_mask)[:, None, :], _visible(y, y_mask)[None, :, :]
     x_scores, x_winners = _reduce(similarity, x_rows, y_rows, mean)
     if not both:

@@ -6,13 +6,14 @@ winners of all pairs are ever in memory.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from xmkern.ops.gradient import distinct, run_backward
 from xmkern.ops.late_interaction.op import LAUNCHERS, max_similarity_backward, max_similarity_forward
-from xmkern.ops.registry import Backend, Op, distinct
+from xmkern.ops.registry import Backend, Op
 
 _STRIP = 2**26  # bytes of scores and winners; at least one sample of x
 
@@ -188,26 +189,6 @@ max_similarity_statistics_backward = Op(
 )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward, with none of its own: see attention's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return max_similarity_statistics_backward.overload(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            "late_interaction_info_nce has a first derivative only, and here its gradient is differentiated"
-        )
-
-
 class _Statistics(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -226,9 +207,8 @@ class _Statistics(torch.autograd.Function):
         x_grad, y_grad = ctx.needs_input_grad[:2]
         mean, both, backend = ctx.options
         args = (*grads, *lses, *operands, mean, both, x_grad, y_grad, backend)
-        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        grad_x, grad_y, grad_scale = (
-            _Gradient.apply(*args) if twice else max_similarity_statistics_backward.overload(*args)
+        grad_x, grad_y, grad_scale = run_backward(
+            max_similarity_statistics_backward, *args, dispatched=True, what="late_interaction_info_nce"
         )
         return grad_x if x_grad else None, grad_y if y_grad else None, None, None, grad_scale, *(None,) * 5
 
