@@ -18,19 +18,12 @@ from xmkern._functional.diffusion import (
 )
 from xmkern._functional.diffusion_coefficients import DynamicThreshold, StepCoefficients
 from xmkern._functional.distillation import distillation
-from xmkern._functional.epilogue import (
-    add_layer_norm,
-    add_rms_norm,
-    bias_activation,
-    bias_dropout_add,
-    gated_activation,
-    gated_residual,
-    sandwich_layer_norm,
-)
+from xmkern._functional.epilogue import bias_activation, gated_activation, gated_residual
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
 from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
 from xmkern._functional.late_interaction import late_interaction_info_nce, max_similarity
 from xmkern._functional.multi_positive import mil_nce, multi_positive_info_nce
+from xmkern._functional.norms import add_layer_norm, add_rms_norm, bias_dropout_add, sandwich_layer_norm
 from xmkern._functional.pooled_co_attention import alternating_co_attention, parallel_co_attention
 from xmkern._functional.ranking import ranking_loss
 from xmkern._functional.transport import optimal_transport_alignment

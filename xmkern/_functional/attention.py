@@ -6,9 +6,12 @@ from typing import Any, Literal, NoReturn, overload
 import torch
 from torch import Tensor
 
+from xmkern._functional.dropout import dropout_seed
+from xmkern._functional.similarities import autocast
 from xmkern.biases import RelativeBias
 from xmkern.masks import Mask, causal, dense
 from xmkern.ops.attention import attention as _attend
+from xmkern.ops.dtype import wide_dtype
 
 _CAUSAL = causal()
 _NOTHING: tuple[tuple[int, ...], tuple[Tensor, ...], None, None] = ((), (), None, None)  # masks or adds nothing
@@ -80,13 +83,13 @@ def attention(
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
     S = _check_sizes(query, key, value)
-    if torch._C._is_any_autocast_enabled() and not query.is_meta and torch.is_autocast_enabled(query.device.type):
-        query, key, value = _autocast(query, key, value)
+    if torch._C._is_any_autocast_enabled():
+        query, key, value = autocast(query), autocast(key), autocast(value)
     scale = _check_numbers(query, key, value, scale)
     given = _lower(query, S, mask, bias) if mask is not None or bias is not None else _NOTHING
     seed: Tensor | None = None
     if dropout_p != 0:
-        seed = _seed(dropout_p, query.device)
+        seed = dropout_seed(dropout_p, query.device)
 
     out, lse = _attend(query, key, value, *given, scale, dropout_p, seed, backend)
     return (out, lse) if return_lse else out
@@ -279,11 +282,6 @@ def _lower(
     return program, tensors, bias, buckets
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    dtype = torch.get_autocast_dtype(tensors[0].device.type)
-    return tuple(x if x.dtype == torch.float64 or not x.is_floating_point() else x.to(dtype) for x in tensors)
-
-
 def _program(mask: Any, query: Tensor, S: int) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a tensor or a mask of xmkern.masks, not {type(mask).__name__}")
@@ -314,7 +312,7 @@ def _bias(name: str, bias: Any, query: Tensor, S: int) -> Tensor:
 def _wide(name: str, bias: Tensor, query: Tensor) -> Tensor:
     if bias.device != query.device:
         raise ValueError(f"{name} must be on {query.device} as query is, not on {bias.device}")
-    return bias.to(torch.float64 if query.dtype == torch.float64 else torch.float32)
+    return bias.to(wide_dtype(query.dtype))
 
 
 def _relative(bias: RelativeBias, query: Tensor, S: int) -> tuple[Tensor, Tensor | None]:
@@ -333,11 +331,3 @@ def _sum_of_biases(mask: Tensor, bias: Tensor | RelativeBias | None, query: Tens
         bias.check(H, L, S)
         return mask + RelativeBias(_wide("bias", bias.table, query), bias.buckets).to_dense(L, S)
     return mask + _bias("bias", bias, query, S)
-
-
-def _seed(dropout_p: float, device: torch.device, count: int = 1) -> Tensor:
-    if not isinstance(dropout_p, int | float):
-        raise TypeError(f"dropout_p must be a number, not {type(dropout_p).__name__}")
-    if not 0 <= dropout_p <= 1:
-        raise ValueError(f"dropout_p must be 0 to 1, not {dropout_p}")
-    return torch.randint(-(2**63), 2**63 - 1, (count,), device=device)

@@ -6,7 +6,9 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from xmkern._functional.attention import _NOTHING, _autocast, _check_numbers, _check_sizes, _lower, _seed
+from xmkern._functional.attention import _NOTHING, _check_numbers, _check_sizes, _lower
+from xmkern._functional.dropout import dropout_seed
+from xmkern._functional.similarities import autocast
 from xmkern.biases import RelativeBias
 from xmkern.masks import Mask
 from xmkern.ops.cross_attention import Source
@@ -91,7 +93,7 @@ def co_attention(
             )
     if q_a.device != q_b.device or queries[0].dtype != queries[1].dtype:
         raise ValueError(f"q_b must be {queries[0].dtype} on {q_a.device} as q_a is, not {q_b.dtype} on {q_b.device}")
-    seeds = _seed(dropout_p, q_a.device, 2) if dropout_p != 0 else None
+    seeds = dropout_seed(dropout_p, q_a.device, 2) if dropout_p != 0 else None
     out_a, out_b, _, _ = _attend(queries, sources, tuple(scales), dropout_p, seeds, backend)
     return out_a, out_b
 
@@ -167,7 +169,7 @@ def cross_attention(
                 f"{given[0].key.shape[1]} and Dv = {given[0].value.shape[3]}, not {Hk} and {Dv}"
             )
         given.append(source)
-    seeds = _seed(dropout_p, query.device) if dropout_p != 0 else None
+    seeds = dropout_seed(dropout_p, query.device) if dropout_p != 0 else None
     out, lse = _attend((used_query,), (given,), (used_scale,), dropout_p, seeds, backend)
     return (out, lse) if return_lse else out
 
@@ -176,8 +178,8 @@ def _prepare(query: Tensor, source: KeyValue, scale: Any) -> tuple[Tensor, Sourc
     """Checks one query with one source -> both as the operator takes them, and the scale."""
     key, value, mask, bias = source
     S = _check_sizes(query, key, value)
-    if torch._C._is_any_autocast_enabled() and not query.is_meta and torch.is_autocast_enabled(query.device.type):
-        query, key, value = _autocast(query, key, value)
+    if torch._C._is_any_autocast_enabled():
+        query, key, value = autocast(query), autocast(key), autocast(value)
     scale = _check_numbers(query, key, value, scale)
     lowered = _lower(query, S, mask, bias) if mask is not None or bias is not None else _NOTHING
     return query, Source(key, value, *lowered), scale
