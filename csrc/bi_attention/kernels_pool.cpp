@@ -105,7 +105,7 @@ void forward_of(const Problem& p, int64_t batch, void* memory) {
 template <Dtype dtype>
 inline void store_numbers(void* out, int64_t c, int64_t columns, Floats x) {
   if (c + lanes <= columns) return store_floats<dtype>(out, c, x);
-  for (int64_t i = 0; c + i < columns; ++i) store_float<dtype>(out, c + i, x[i]);
+  store_some_floats<dtype>(out, c, x, columns - c);
 }
 
 template <Dtype dtype>

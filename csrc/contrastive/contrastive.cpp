@@ -12,8 +12,6 @@ namespace xmkern {
 XMKERN_KERNELS(kernels, contrastive::Kernel, contrastive_kernel, avx512_bf16)
 
 namespace contrastive {
-namespace {}  // namespace
-
 void forward(const Problem& p, const Totals& rows, const Totals& columns, int threads) {
   const Kernel& kernel = kernels.pick();
   reduce(p, rows, columns, [&](const Totals& row_totals, const Totals& column_totals) {

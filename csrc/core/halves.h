@@ -148,6 +148,12 @@ inline void store_float(void* data, int64_t i, float x) {
     static_cast<uint16_t*>(data)[i] = dtype == Dtype::bfloat16 ? to_bfloat16(x) : to_float16(x);
 }
 
+// As many of the first numbers of a vector, fewer than it has.
+template <Dtype dtype>
+inline void store_some_floats(void* data, int64_t i, Floats x, int64_t count) {
+  for (int64_t lane = 0; lane < count; ++lane) store_float<dtype>(data, i + lane, x[lane]);
+}
+
 template <Dtype dtype>
 inline void store_row(void* out, const float* row, int64_t columns, float scale) {
   int64_t c = 0;

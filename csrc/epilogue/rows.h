@@ -35,9 +35,7 @@ inline Floats load_numbers(const void* data, int64_t i, Whole) {
 // Zeros past the end.
 template <Dtype dtype>
 inline Floats load_numbers(const void* data, int64_t i, Part part) {
-  float numbers[lanes] = {};
-  for (int64_t j = 0; j < part.count; ++j) numbers[j] = load_float<dtype>(data, i + j);
-  return load(numbers);
+  return load_some_floats<dtype>(data, i, part.count);
 }
 
 // Past the caches, into which the line would first be read.
@@ -75,9 +73,7 @@ inline void store_numbers(void* data, int64_t i, Floats x, Whole, bool stream) {
 
 template <Dtype dtype>
 inline void store_numbers(void* data, int64_t i, Floats x, Part part, bool) {
-  float numbers[lanes];
-  store(numbers, x);
-  for (int64_t j = 0; j < part.count; ++j) store_float<dtype>(data, i + j, numbers[j]);
+  store_some_floats<dtype>(data, i, x, part.count);
 }
 
 inline char* at(const Rows& rows, int64_t row, int64_t column = 0) {
