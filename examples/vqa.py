@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmkern.data import emoji, questions
+from xmkern.data.augment import move
 from xmkern.data.questions import KINDS, WORDINGS, Questions
 from xmkern.nn import CoAttentionBlock
 
@@ -65,16 +66,6 @@ class Answerer(nn.Module):
         return self.answer(regions.mean(1) * (text * visible).sum(1) / lengths[:, None])
 
 
-def vary(pictures: Tensor) -> Tensor:
-    """Stretches, shifts and turns of float [B, 3, H, W], white at the borders."""
-    angle, stretch = (torch.rand(len(pictures)) - 0.5) * 0.4, ((torch.rand(len(pictures), 2) - 0.5) * 0.4).exp()
-    turn = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], 1).view(-1, 2, 2) * stretch[..., None]
-    grid = F.affine_grid(
-        torch.cat([turn, (torch.rand(len(pictures), 2, 1) - 0.5) * 0.2], 2), list(pictures.shape), align_corners=False
-    )
-    return 1 - F.grid_sample(1 - pictures, grid, align_corners=False)
-
-
 def batch(images: Tensor, asked: Questions, which: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """-> pictures [B, 3, H, W] of 0 to 1, words [B, T] in a wording drawn at random, answers [B]"""
     kinds = torch.from_numpy(asked.kinds[which])
@@ -91,7 +82,7 @@ def train(images: Tensor, asked: Questions, steps: int, size: int = 128) -> Answ
     rng = np.random.default_rng(torch.initial_seed())
     for _ in track(range(steps), "learning"):
         pictures, words, answers = batch(images, asked, rng.choice(len(asked), size, p=share))
-        loss = F.cross_entropy(model(vary(pictures) * 2 - 1, words), answers)
+        loss = F.cross_entropy(model(move(pictures, turn=0.2, stretch=0.2, shift=0.1) * 2 - 1, words), answers)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -90,6 +90,7 @@ PUBLIC = {
         "sample",
     },
     "xmkern.distributed": {"info_nce", "sigmoid_contrastive"},
+    "xmkern.models": {"ModelCard", "create_model", "list_models", "load_reference", "model_card"},
     "xmkern.nn": {
         "BiAttention",
         "ClipLoss",
@@ -98,6 +99,7 @@ PUBLIC = {
         "CrossModalityBlock",
         "FeedForward",
         "GatedCrossAttention",
+        "KeyValueCache",
         "MultiheadAttention",
         "SelfAttention",
         "SigLipLoss",
@@ -195,7 +197,8 @@ def test_native_sources_know_neither_torch_nor_python():
 
 
 def test_imports_run_one_way():
-    order = ["native", "ops", "masks", "biases", "_functional", "functional", "distributed", "nn", "models"]
+    order = ["native", "ops", "masks", "biases", "_functional", "functional", "distributed", "diffusion", "nn"]
+    order += ["data", "metrics", "models", "zoo"]
     for level, name in enumerate(order):
         for path in [*ROOT.glob(f"xmkern/{name}.py"), *ROOT.glob(f"xmkern/{name}/**/*.py")]:
             for node in ast.walk(ast.parse(path.read_text())):

@@ -97,6 +97,12 @@ def search(args: argparse.Namespace) -> int:
     return search_demo(args.arguments) or 0
 
 
+def zoo_command(args: argparse.Namespace) -> int:
+    from xmkern.zoo.cli import main as zoo_main
+
+    return zoo_main(args.arguments)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xmkern", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -108,6 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     finder = commands.add_parser("search", help="search the demo's pictures by text", add_help=False)
     finder.add_argument("arguments", nargs=argparse.REMAINDER)
     finder.set_defaults(run=search)
+    zoo = commands.add_parser("zoo", help="list, describe and train the systems of xmkern.models", add_help=False)
+    zoo.add_argument("arguments", nargs=argparse.REMAINDER)
+    zoo.set_defaults(run=zoo_command)
     args = parser.parse_args(argv)
     return args.run(args)
 

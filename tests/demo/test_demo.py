@@ -47,10 +47,6 @@ def finished(data, tmp_path_factory):
 
 
 class TestText:
-    def test_words_in_english_and_characters_in_chinese(self):
-        assert text.split("Red apple (new)") == ["red", "apple", "(", "new", ")"]
-        assert text.split("红苹果") == ["红", "苹", "果"]
-
     def test_related_words_share_pieces(self):
         rain, raincoat, coat, sun = (set(text.buckets(w)) for w in ("rain", "raincoat", "coat", "sun"))
         assert rain & raincoat

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xmkern.data.words import split_words
+
 BUCKETS = 8192
 MAX_WORDS = 12
 MAX_GRAMS = 24
-
-_IDEOGRAPH = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,6 @@ class Tokens:
         return Tokens(self.words[rows], self.grams)
 
 
-def split(name: str) -> list[str]:
-    """``"red apple" -> ["red", "apple"]``, ``"红苹果" -> ["红", "苹", "果"]``."""
-    return _WORD.findall(name.lower())
-
-
 def buckets(word: str) -> list[int]:
     """The word itself and its n-grams of 3 to 5 characters, each hashed to 1..BUCKETS-1.
 
@@ -54,7 +47,7 @@ def tokenize(names: Sequence[str]) -> Tokens:
     vocabulary: dict[str, int] = {}
     rows = []
     for name in names:
-        found = split(name)[:MAX_WORDS] or ["?"]
+        found = split_words(name)[:MAX_WORDS] or ["?"]
         rows.append([vocabulary.setdefault(word, len(vocabulary) + 1) for word in found])
     words = torch.zeros(len(rows), MAX_WORDS, dtype=torch.int64)
     for row, numbers in enumerate(rows):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xmkern.data.augment import move
 from xmkern.data.emoji import EmojiSet
 from xmkern.demo.model import DualEncoder, normalise
 from xmkern.demo.text import Tokens, tokenize
@@ -56,14 +57,7 @@ def to_planes(images: np.ndarray) -> Tensor:
 def vary(pictures: Tensor) -> Tensor:
     """Turns, stretches, shifts and tints each of uint8 ``[B, 3, H, W]``; white comes in at the borders."""
     count = len(pictures)
-    angle = (torch.rand(count) - 0.5) * 0.5
-    stretch = torch.exp((torch.rand(count, 2) - 0.5) * 0.5)
-    shift = (torch.rand(count, 2) - 0.5) * 0.3
-    cos, sin = angle.cos(), angle.sin()
-    across = torch.stack([cos * stretch[:, 0], -sin * stretch[:, 1], shift[:, 0]], 1)
-    down = torch.stack([sin * stretch[:, 0], cos * stretch[:, 1], shift[:, 1]], 1)
-    grid = F.affine_grid(torch.stack([across, down], 1), list(pictures.shape), align_corners=False)
-    moved = 255 - F.grid_sample(255 - pictures.float(), grid, align_corners=False)
+    moved = 255 * move(pictures.float() / 255, turn=0.25, stretch=0.25, shift=0.15)
     tint = 1 + (torch.rand(count, 3, 1, 1) - 0.5) * 0.3
     light = (torch.rand(count, 1, 1, 1) - 0.5) * 50
     return normalise(moved * tint + light).contiguous(memory_format=torch.channels_last)

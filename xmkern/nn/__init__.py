@@ -4,6 +4,7 @@ blocks of which cross-modal networks are made."""
 from xmkern.nn.attention import MultiheadAttention
 from xmkern.nn.bi_attention import BiAttention
 from xmkern.nn.blocks import TransformerBlock
+from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.cross_attention import CrossAttention, GatedCrossAttention, SelfAttention
 from xmkern.nn.feed_forward import FeedForward
 from xmkern.nn.fusion import CoAttentionBlock, CrossModalityBlock
@@ -18,6 +19,7 @@ __all__ = [
     "CrossModalityBlock",
     "FeedForward",
     "GatedCrossAttention",
+    "KeyValueCache",
     "MultiheadAttention",
     "SelfAttention",
     "SigLipLoss",

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from xmkern.biases import RelativeBias
 from xmkern.functional import add_layer_norm, bias_dropout_add, sandwich_layer_norm
 from xmkern.masks import Mask
+from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.cross_attention import Context, CrossAttention, SelfAttention
 from xmkern.nn.feed_forward import FeedForward, add_norm
 
@@ -78,19 +79,21 @@ class TransformerBlock(nn.Module):
         mask: Mask | Tensor | None = None,
         bias: Tensor | RelativeBias | None = None,
         context_mask: Mask | Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Args:
             x: [B, L, E].
             context: as :meth:`CrossAttention.forward` takes it; needed where the block has cross-attention.
             mask, bias: of the self-attention, as :func:`xmkern.functional.attention` takes them.
             context_mask: of a single context that is a tensor.
+            cache: of the self-attention: x are the tokens after those whose keys it holds.
 
         Returns:
             [B, L, E].
         """
         if (context is None) != (self.cross_attention is None):
             raise ValueError("context must be given where context_dim was, and only there")
-        branches: list[Branch] = [(lambda y: self.attention.heads(y, mask, bias), self.attention.out)]
+        branches: list[Branch] = [(lambda y: self.attention.heads(y, mask, bias, cache), self.attention.out)]
         if (cross := self.cross_attention) is not None and context is not None:
             branches.append((lambda y: cross.heads(y, context, context_mask), cross.out))
         branches.append((self.feed_forward.inner, self.feed_forward.down))

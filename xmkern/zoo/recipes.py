@@ -1,0 +1,41 @@
+"""How each system is trained: on which task, for how long, and by how much it must beat the baseline."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from xmkern.models import create_model
+from xmkern.zoo.tasks import TASKS, Task
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Within two minutes on two cores.
+
+    Attributes:
+        task: a name of :data:`xmkern.zoo.tasks.TASKS`.
+        margin: by how much the metric must exceed the baseline (in the metric's own unit).
+        steps, batch, rate, weight_decay: of AdamW, whose rate rises for a tenth of the steps and falls to nothing.
+        settings: arguments of the task.
+        overrides: fields of the configuration that the task asks for, beside the preset "tiny".
+    """
+
+    task: str
+    margin: float
+    steps: int = 300
+    batch: int = 64
+    rate: float = 1e-3
+    weight_decay: float = 0.05
+    settings: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def make_task(self, seed: int) -> Task:
+        return TASKS[self.task](seed, **self.settings)
+
+    def make_model(self, name: str) -> Any:
+        return create_model(name, "tiny", **self.overrides)
+
+
+RECIPES: dict[str, Recipe] = {
+    "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
+    "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
+}
