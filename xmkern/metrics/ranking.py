@@ -1,4 +1,4 @@
-"""What a retrieval is worth: mean average precision for hashing and multi-positive recall.
+"""Rankings: mean average precision for hashing and multi-positive recall.
 
 Both take torch tensors or numpy arrays and return a float. Axes: ``Q`` queries, ``N`` gallery items, ``K`` results.
 """
