@@ -24,7 +24,7 @@ $(VENV)/.packages: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)
-	$(PIP) --editable '.[triton,data,examples,bench,dev]'
+	$(PIP) --editable '.[triton,examples,zoo,bench,dev]'
 	touch $@
 
 demo: setup
