@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from xmkern.models.parts.cnn import ALEXNET, CNN_F, SMALL, VGG19, PictureEncoder
+from xmkern.models.parts.features import bag_of_words, thumbnail
 from xmkern.models.parts.recurrent import SentenceEncoder
 
 
@@ -43,3 +44,14 @@ def test_padding_does_not_touch_a_sentence(cell, bidirectional):
         torch.testing.assert_close(read.last[row], last[-1 - bidirectional :].flatten())
     assert not read.states[1, 3:].any()
     assert isinstance(encoder.sequence.cell, nn.LSTM if cell == "lstm" else nn.GRU)
+
+
+def test_a_bag_counts_words_and_nothing_else():
+    bag = bag_of_words(torch.tensor([[1, 7, 5, 7, 4, 2, 0]]), 9)
+    assert bag.tolist() == [[0, 0, 0, 0, 0, 1, 0, 2, 0]]
+
+
+def test_a_thumbnail_keeps_mean_colours():
+    pictures = torch.zeros(1, 3, 8, 8)
+    pictures[0, 1, :4, 4:] = 2
+    assert thumbnail(pictures, 2).view(3, 4).tolist() == [[0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]

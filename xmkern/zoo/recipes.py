@@ -36,6 +36,9 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
+    # B. Coordinated representations
+    "dual_encoding": Recipe("retrieval", margin=0.05, steps=500, batch=128),
+    "uvse": Recipe("retrieval", margin=0.05, steps=500, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
 }
