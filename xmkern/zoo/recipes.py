@@ -36,6 +36,11 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
+    # C and D, transformer encoders
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
+    "lxmert": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "uniter": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "vilbert": Recipe("questions", margin=0.15, steps=400, batch=64),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "visualbert": Recipe("questions", margin=0.15, steps=400, batch=64),
 }
