@@ -74,6 +74,28 @@ def lxmert() -> Twin:
     return Twin(theirs, ours, outputs)
 
 
-@pytest.mark.parametrize("make", [visualbert, lxmert], ids=lambda make: make.__name__)
+def align() -> Twin:
+    vision = {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.9, "hidden_dim": 160}
+    config = transformers.AlignConfig(
+        text_config={**BERT, "num_hidden_layers": 2}, vision_config=vision, projection_dim=160
+    )
+    theirs = transformers.AlignModel(config)
+    for norm in theirs.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1), torch.nn.init.uniform_(norm.running_var, 0.01, 0.1)
+    sizes = {name: value for name, value in OURS.items() if name != "depth"}
+    ours = create_model("align", "paper", **sizes, width=0.5, depth=0.9, text_depth=2)
+    pictures, words, there = inputs(64)
+
+    def outputs() -> tuple[tuple[Tensor, Tensor], ...]:
+        a = theirs(input_ids=words, attention_mask=there.long(), pixel_values=pictures)
+        b = ours(pictures, words)
+        logits = b.text @ b.picture.T / b.temperature
+        return (a.image_embeds, b.picture), (a.text_embeds, b.text), (a.logits_per_text, logits)
+
+    return Twin(theirs, ours, outputs)
+
+
+@pytest.mark.parametrize("make", [visualbert, lxmert, align], ids=lambda make: make.__name__)
 def test_same_weights_give_the_same_outputs_and_gradients(make: Callable[[], Twin]) -> None:
     assert_same(make)
