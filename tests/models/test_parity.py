@@ -1,33 +1,16 @@
 """Other libraries' models with random weights and ours with the same weights compute the same."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.models.twins import Twin, assert_same, inputs
 from xmkern.data.words import END
-from xmkern.models import create_model, load_reference
-from xmkern.models.parts.words import lengths
+from xmkern.models import create_model
 
 transformers = pytest.importorskip("transformers")
-
-
-class Twin(NamedTuple):
-    """Another library's model, ours of the same sizes, and what each makes of the same inputs, which must agree."""
-
-    theirs: Any
-    ours: Any
-    outputs: Callable[[], tuple[tuple[Tensor, Tensor], ...]]
-
-
-def inputs(size: int = 32, vocabulary: int = 99, length: int = 12) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures [3, 3, H, W], words [3, T] of different lengths that end with END, and which of them are there."""
-    pictures, words = torch.randn(3, 3, size, size), torch.randint(5, vocabulary, (3, length))
-    for row, count in zip(words, (length, 5, 9), strict=True):
-        row[count - 1], row[count:] = END, 0
-    return pictures, words, torch.arange(length) < lengths(words)[:, None]
 
 
 def clip() -> Twin:
@@ -75,28 +58,4 @@ def vilt() -> Twin:
 
 @pytest.mark.parametrize("make", [clip, vilt], ids=lambda make: make.__name__)
 def test_same_weights_give_the_same_outputs_and_gradients(make: Callable[[], Twin]) -> None:
-    torch.manual_seed(0)
-    theirs, ours, outputs = make()
-    theirs.eval(), ours.eval()
-    load_reference(ours, theirs.state_dict())
-    pairs = outputs()
-    for expected, found in pairs:
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    weights = [torch.randn_like(expected) for expected, _ in pairs]
-    gradients = []
-    for model, side in ((theirs, 0), (ours, 1)):
-        model.zero_grad()
-        sum((pair[side] * weight).sum() for pair, weight in zip(pairs, weights, strict=True)).backward()  # type: ignore[union-attr]
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    # The reference's gradients go through the same renaming as its weights.
-    expected = create_like(ours, gradients[0])
-    for name, gradient in gradients[1].items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def create_like(ours: Any, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    from xmkern.models import weights
-
-    own = ours.state_dict()
-    renamed = weights.renamed(gradients, ours)
-    return {name: tensor.reshape(own[name].shape) for name, tensor in renamed.items() if name in own}
+    assert_same(make)

@@ -43,6 +43,14 @@ RECIPES: dict[str, Recipe] = {
     "dcmh": Recipe("hashing", margin=0.10, steps=400, batch=128),
     "dual_encoding": Recipe("retrieval", margin=0.15, steps=500, batch=128),
     "uvse": Recipe("retrieval", margin=0.12, steps=500, batch=128),
+    # C and D, transformer encoders
+    "align": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
+    "cots": Recipe("retrieval", margin=0.10, steps=300, batch=96),
+    "filip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
+    "lxmert": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "uniter": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "vilbert": Recipe("questions", margin=0.15, steps=400, batch=64),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "visualbert": Recipe("questions", margin=0.15, steps=400, batch=64),
 }

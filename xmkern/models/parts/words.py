@@ -75,7 +75,7 @@ class AnswerHead(nn.Sequential):
     """What question answering puts on a pooled token, as in LXMERT and ViLT: [B, E] -> [B, answers]"""
 
     def __init__(self, dim: int, answers: int) -> None:
-        super().__init__(nn.Linear(dim, 2 * dim), nn.GELU(), nn.LayerNorm(2 * dim), nn.Linear(2 * dim, answers))
+        super().__init__(nn.Linear(dim, 2 * dim), nn.GELU(), nn.LayerNorm(2 * dim, 1e-12), nn.Linear(2 * dim, answers))
 
 
 def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
