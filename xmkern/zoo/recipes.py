@@ -38,4 +38,8 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
+    # E. Decoders and encoder-decoders
+    "git": Recipe("captions", margin=0.10, steps=300),
+    "gpt": Recipe("translation", margin=0.10, steps=300),
+    "vl_t5": Recipe("captions", margin=0.10, steps=300),
 }

@@ -1,9 +1,16 @@
 """What systems are trained for and measured by, on the OpenMoji pictures and their names."""
 
 from xmkern.zoo.tasks.base import Batch, Score, Task
+from xmkern.zoo.tasks.captions import Captions
 from xmkern.zoo.tasks.questions import QuestionAnswering
 from xmkern.zoo.tasks.retrieval import Retrieval
+from xmkern.zoo.tasks.translation import Translation
 
-TASKS: dict[str, type[Task]] = {"retrieval": Retrieval, "questions": QuestionAnswering}
+TASKS: dict[str, type[Task]] = {
+    "captions": Captions,
+    "questions": QuestionAnswering,
+    "retrieval": Retrieval,
+    "translation": Translation,
+}
 
-__all__ = ["TASKS", "Batch", "QuestionAnswering", "Retrieval", "Score", "Task"]
+__all__ = ["TASKS", "Batch", "Captions", "QuestionAnswering", "Retrieval", "Score", "Task", "Translation"]
