@@ -96,7 +96,7 @@ def test_a_nucleus_is_the_fewest_words_that_have_the_share() -> None:
         nucleus(reader, begin(1), length=1, share=0.0)
 
 
-@pytest.mark.parametrize("beams, penalty", [(1, 1.0), (4, 1.0), (3, 0.0), (5, 2.0)])
+@pytest.mark.parametrize(("beams", "penalty"), [(1, 1.0), (4, 1.0), (3, 0.0), (5, 2.0)])
 def test_as_transformers_generates(beams: int, penalty: float) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(beams)

@@ -49,7 +49,7 @@ class GitOutput(NamedTuple):
 @register(
     section="E",
     paper="Wang et al., GIT: A Generative Image-to-text Transformer for Vision and Language, TMLR 2022",
-    tiny=GitConfig(64, 8, 128, 2, 4, 2048, 16, 128, 2, 4, 0.1),
+    tiny=GitConfig(64, 16, 128, 3, 4, 2048, 16, 128, 2, 4, 0.1),
     full=GitConfig(),
     kernels=("attention",),
     parity="transformers.GitForCausalLM",

@@ -82,19 +82,18 @@ class T5Stack(nn.Module):
     ) -> None:
         super().__init__()
         self.decoder = decoder
-        self.blocks: Any = nn.ModuleList(
-            T5Block(dim, heads, head_dim, hidden, dropout, decoder) for _ in range(depth)
-        )
+        self.blocks: Any = nn.ModuleList(T5Block(dim, heads, head_dim, hidden, dropout, decoder) for _ in range(depth))
         self.bias = nn.Embedding(BUCKETS, heads)
         self.norm = RmsNorm(dim)
 
     def relative_bias(self, L: int, S: int, others: int = 0) -> RelativeBias:
         """Of L queries that are the last of S keys; the last ``others`` of both stand nowhere and have none."""
         table, device = self.bias.weight, self.bias.weight.device
+        both_ways = not self.decoder
         if not others:
-            return RelativeBias(table, t5_buckets(L, S, BUCKETS, bidirectional=not self.decoder, offset=S - L, device=device))
+            return RelativeBias(table, t5_buckets(L, S, BUCKETS, bidirectional=both_ways, offset=S - L, device=device))
         text = S - others
-        distances = t5_buckets(text, text, BUCKETS, bidirectional=not self.decoder, device=device)
+        distances = t5_buckets(text, text, BUCKETS, bidirectional=both_ways, device=device)
         places = torch.arange(text, device=device)
         buckets = torch.full((S, S), BUCKETS, dtype=torch.int32, device=device)
         buckets[:text, :text] = distances[places - places[:, None] + text - 1]

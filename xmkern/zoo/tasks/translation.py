@@ -1,5 +1,6 @@
 """Spell the English name after the German one."""
 
+import itertools
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -46,7 +47,7 @@ class Translation(Task):
 
         after: dict[tuple[int, ...], Counter] = defaultdict(Counter)
         for row in self.words[self.train_rows].tolist():
-            for two, letter in zip(zip(row, row[1:], strict=False), row[2:], strict=False):
+            for two, letter in zip(itertools.pairwise(row), row[2:], strict=False):
                 after[two][letter] += 1
         commonest = {two: counts.most_common(1)[0][0] for two, counts in after.items()}
         rows, places = (x.numpy() for x in asked.nonzero(as_tuple=True))
