@@ -53,4 +53,13 @@ RECIPES: dict[str, Recipe] = {
     "vilbert": Recipe("questions", margin=0.15, steps=400, batch=64),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
     "visualbert": Recipe("questions", margin=0.15, steps=400, batch=64),
+    # E. Decoders and encoder-decoders
+    "git": Recipe("captions", margin=0.10, steps=300),
+    "gpt": Recipe("translation", margin=0.10, steps=300),
+    "unified_vlp": Recipe("captions", margin=0.10, steps=300),
+    "vl_t5": Recipe("captions", margin=0.10, steps=300),
+    # F. Image and video to text
+    "cnn_rnn": Recipe("captions", margin=0.10, steps=300),
+    "hiecoatt": Recipe("questions", margin=0.15, steps=300),
+    "oda": Recipe("questions", margin=0.15, steps=300),
 }
