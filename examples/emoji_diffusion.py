@@ -176,9 +176,8 @@ def draw_grid(pictures: Tensor, names: list[str], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows, columns = pictures.shape[:2]
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns, rows), squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05}
-    )
+    gaps = {"wspace": 0.05, "hspace": 0.05}
+    figure, axes = plt.subplots(rows, columns, figsize=(columns, rows), squeeze=False, gridspec_kw=gaps)
     for row, name, shown in zip(axes, names, pictures, strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12, labelpad=8)
         for axis, picture in zip(row, shown, strict=True):
@@ -230,16 +229,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(f"{len(names)} pictures, {sum(p.numel() for p in training.model.parameters()) / 1e6:.1f} million parameters")
     reported = saved = training.seconds
-    last = math.inf if args.steps is None else len(training.losses) + args.steps
+    last = len(training.losses) + (math.inf if args.steps is None else args.steps)
     try:
         while training.seconds < 60 * args.minutes and len(training.losses) < last:
-            rows = torch.randint(0, len(names), (args.batch,))
-            progress = training.seconds / (60 * args.minutes)
+            rows, progress = torch.randint(0, len(names), (args.batch,)), training.seconds / (60 * args.minutes)
             training.step(pictures[rows], words[rows], scheduler.alphas_cumprod, progress)
             if training.seconds - reported > 10:
                 reported = training.seconds
-                loss = np.mean(training.losses[-100:])
-                print(f"step {len(training.losses)}  loss {loss:.4f}  {reported:.0f} s", flush=True)
+                recent = training.losses[-100:]
+                print(f"step {len(training.losses)}  loss {np.mean(recent):.4f}  {reported:.0f} s", flush=True)
             if training.seconds - saved > 60:
                 saved = training.seconds
                 training.save()

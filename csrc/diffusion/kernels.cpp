@@ -58,8 +58,8 @@ void step_stretch(const Step& all, const Statistics& own, int64_t b, int64_t beg
       Floats w = s.of_noise * z;
       if (!plain && s.deviation != Variance::fixed) {
         const Floats v = load_some<dtype>(s.variance.data, b * s.variance.stride + begin + i, n);
-        w = w * (s.deviation == Variance::learned ? root(v)
-                                                  : exp2(smaller(splat(127.0f), s.log2_low + s.log2_slope * v)));
+        w = w *
+            (s.deviation == Variance::learned ? root(v) : exp2(smaller(splat(127.0f), s.log2_low + s.log2_slope * v)));
       }
       y = y + w;
     }

@@ -36,7 +36,8 @@ inline void polynomial(const float (&coefficients)[terms], const Floats (&x)[cou
 
 // Two numbers of each pair of words.
 template <int count>
-inline void box_muller(const Words (&a)[count], const Words (&b)[count], Floats (&first)[count], Floats (&second)[count]) {
+inline void box_muller(const Words (&a)[count], const Words (&b)[count], Floats (&first)[count],
+                       Floats (&second)[count]) {
   constexpr float log_terms[] = {-1.9999998807907104f, 1.0000072717666626f,   -0.6667011976242065f,
                                  0.4993981719017029f,  -0.39800330996513367f, 0.34501659870147705f,
                                  -0.3244515657424927f, 0.2021378129720688f};
