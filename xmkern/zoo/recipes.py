@@ -39,12 +39,16 @@ RECIPES: dict[str, Recipe] = {
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
     # E. Decoders and encoder-decoders
+    "dalle": Recipe("likelihood", margin=0.05, steps=300),
     "git": Recipe("captions", margin=0.10, steps=300),
     "gpt": Recipe("translation", margin=0.10, steps=300),
     "unified_vlp": Recipe("captions", margin=0.10, steps=300),
     "vl_t5": Recipe("captions", margin=0.10, steps=300),
+    "vqvae": Recipe("reconstruction", margin=0.50, steps=300),
     # F. Image and video to text
     "cnn_rnn": Recipe("captions", margin=0.10, steps=300),
+    "duda": Recipe("changes", margin=1.0, steps=300),
     "hiecoatt": Recipe("questions", margin=0.15, steps=300),
     "oda": Recipe("questions", margin=0.15, steps=300),
+    "s2vt": Recipe("clips", margin=1.0, steps=300, batch=32),
 }
