@@ -54,12 +54,16 @@ RECIPES: dict[str, Recipe] = {
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
     "visualbert": Recipe("questions", margin=0.15, steps=400, batch=64),
     # E. Decoders and encoder-decoders
-    "git": Recipe("captions", margin=0.10, steps=300),
-    "gpt": Recipe("translation", margin=0.10, steps=300),
-    "unified_vlp": Recipe("captions", margin=0.10, steps=300),
-    "vl_t5": Recipe("captions", margin=0.10, steps=300),
+    "dalle": Recipe("likelihood", margin=0.05, steps=280),
+    "git": Recipe("captions", margin=0.10, steps=700),
+    "gpt": Recipe("translation", margin=0.10, steps=260),
+    "unified_vlp": Recipe("captions", margin=0.10, steps=800),
+    "vl_t5": Recipe("captions", margin=0.10, steps=800),
+    "vqvae": Recipe("reconstruction", margin=0.50, steps=800),
     # F. Image and video to text
-    "cnn_rnn": Recipe("captions", margin=0.10, steps=300),
-    "hiecoatt": Recipe("questions", margin=0.15, steps=300),
-    "oda": Recipe("questions", margin=0.15, steps=300),
+    "cnn_rnn": Recipe("captions", margin=0.10, steps=400),
+    "duda": Recipe("changes", margin=1.0, steps=600),
+    "hiecoatt": Recipe("questions", margin=0.15, steps=320),
+    "oda": Recipe("questions", margin=0.15, steps=800),
+    "s2vt": Recipe("clips", margin=1.0, steps=700, batch=32),
 }

@@ -3,14 +3,21 @@
 from xmkern.zoo.tasks.base import Batch, Score, Task
 from xmkern.zoo.tasks.captions import Captions
 from xmkern.zoo.tasks.hashing import Hashing
+from xmkern.zoo.tasks.likelihood import Likelihood
 from xmkern.zoo.tasks.questions import QuestionAnswering
+from xmkern.zoo.tasks.reconstruction import Reconstruction
 from xmkern.zoo.tasks.retrieval import Retrieval
+from xmkern.zoo.tasks.scenes import Changes, Clips
 from xmkern.zoo.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
     "captions": Captions,
+    "changes": Changes,
+    "clips": Clips,
     "hashing": Hashing,
+    "likelihood": Likelihood,
     "questions": QuestionAnswering,
+    "reconstruction": Reconstruction,
     "retrieval": Retrieval,
     "translation": Translation,
 }
