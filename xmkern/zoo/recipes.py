@@ -37,10 +37,10 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     # C and D, transformer encoders
-    "align": Recipe("retrieval", margin=0.10, steps=400, batch=128),
+    "align": Recipe("retrieval", margin=0.10, steps=300, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
-    "cots": Recipe("retrieval", margin=0.10, steps=300, batch=96),
-    "filip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
+    "cots": Recipe("retrieval", margin=0.10, steps=220, batch=64),
+    "filip": Recipe("retrieval", margin=0.10, steps=300, batch=128),
     "lxmert": Recipe("questions", margin=0.15, steps=400, batch=64),
     "uniter": Recipe("questions", margin=0.15, steps=400, batch=64),
     "videobert": Recipe("actions", margin=0.30, steps=500, batch=64),
