@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from xmkern import masks
 from xmkern.models.parts.embeddings import WordEmbedding
 from xmkern.models.parts.encoder import Transformer
-from xmkern.models.parts.region_tasks import mismatch, there
-from xmkern.models.parts.words import IGNORED, Pooler, WordHead, mask_words, word_loss
+from xmkern.models.parts.region_tasks import mismatch
+from xmkern.models.parts.words import IGNORED, Pooler, WordHead, mask_words, there, word_loss
 from xmkern.models.registry import register
 
 
