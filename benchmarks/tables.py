@@ -10,7 +10,21 @@ from typing import Any
 from benchmarks.measure import RESULTS
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+FILES = (ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "docs" / "benchmarks.md")
+# What the summary says, where a file is not in English.
+CHINESE = {
+    "attention": ("注意力", "PyTorch 逐步计算与其融合注意力中较快者"),
+    "co_attention": ("共注意力、多来源注意力", "上述两者各调用两次中较快者"),
+    "bi_attention": ("一个矩阵、两个方向的注意力", "逐步计算与两次融合注意力中较快者"),
+    "epilogue": ("投影之后的运算", "PyTorch 逐步计算"),
+    "blocks": ("整个模块，一个训练步", "PyTorch 逐步计算与其融合注意力中较快者"),
+    "contrastive": ("对比损失，前向加反向", "PyTorch 逐步计算"),
+    "late_interaction": ("延迟交互，前向加反向", "PyTorch 逐步计算"),
+    "damsm": ("DAMSM，前向加反向", "对标题的循环"),
+    "transport": ("最优传输", "PyTorch 逐步计算"),
+    "diffusion": ("扩散，采样器的一步", "diffusers"),
+    "hamming": ("汉明检索，2^20 个码", "FAISS 较快的模式"),
+}
 # What was measured -> its name in the summary, and against what.
 SUMMARY = {
     "attention": ("attention", "better of eager PyTorch and its fused attention"),
@@ -37,10 +51,13 @@ def read(name: str) -> list[dict[str, str]] | None:
         return list(csv.DictReader(file))
 
 
-def summary() -> str:
+def summary(names: dict[str, tuple[str, str]]) -> str:
     """A line a family: how many times faster, of all its rows."""
-    lines = ["| | against | least | geometric mean | most |", "| --- | --- | ---: | ---: | ---: |"]
-    for name, (title, peer) in SUMMARY.items():
+    head = (
+        "| | 对手 | 最低 | 几何平均 | 最高 |" if names is CHINESE else "| | against | least | geometric mean | most |"
+    )
+    lines = [head, "| --- | --- | ---: | ---: | ---: |"]
+    for name, (title, peer) in names.items():
         if rows := read(name):
             ratios = [float(row["ratio"]) for row in rows]
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
@@ -48,9 +65,9 @@ def summary() -> str:
     return "\n".join(lines)
 
 
-def draw(name: str) -> str:
+def draw(name: str, chinese: bool = False) -> str:
     if name == "summary":
-        return summary()
+        return summary(CHINESE if chinese else SUMMARY)
     rows: Any = read(name)
     if rows is None:
         return "Not yet measured."
@@ -60,12 +77,12 @@ def draw(name: str) -> str:
     return f"{getattr(importlib.import_module(f'benchmarks.{module}'), function)(rows)}\n\nMeasured on {where}."
 
 
-def render(text: str) -> str:
+def render(text: str, chinese: bool = False) -> str:
     marked = r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)"
-    return re.sub(marked, lambda m: f"{m[1]}{draw(m[2])}\n{m[3]}", text, flags=re.DOTALL)
+    return re.sub(marked, lambda m: f"{m[1]}{draw(m[2], chinese)}\n{m[3]}", text, flags=re.DOTALL)
 
 
 def main() -> None:
     for path in FILES:
-        path.write_text(render(path.read_text()))
+        path.write_text(render(path.read_text(), chinese="zh" in path.name))
         print(f"drew tables into {path.relative_to(ROOT)}")

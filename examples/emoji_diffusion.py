@@ -2,7 +2,7 @@
 
     python examples/emoji_diffusion.py                   # trains, or goes on from the checkpoint, and draws
     python examples/emoji_diffusion.py --steps 20        # only to see that it runs
-    python examples/emoji_diffusion.py --steps 0 --words "red heart"
+    python examples/emoji_diffusion.py --words "red heart"    # once trained, only draws
 
 Needs ``pip install xmkern[data,examples]``. Writes ``checkpoint.safetensors``, ``pictures.png`` (a row of
 samples for each words) and ``curve.png`` to ``--out``.
@@ -13,6 +13,7 @@ noise of training and the sampler's steps are kernels of xmkern. The pictures ar
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -96,8 +97,10 @@ class UNet(nn.Module):
         half = self.words.embedding_dim // 2
         angles = t.float().view(-1, 1) * torch.exp(torch.linspace(0, -9, half, device=x.device))
         tokens, lengths = self.words(words) + self.places, (words > 0).sum(1).clamp(min=1)
-        context = self.time(torch.cat([angles.sin(), angles.cos()], 1)) + tokens[:, 0]
-        fine = self.down[0](self.stem(F.pixel_unshuffle(x, 2)), context)
+        seen = (words > 0).unsqueeze(-1)
+        context = self.time(torch.cat([angles.sin(), angles.cos()], 1)) + (tokens * seen).sum(1) / 2
+        x = F.pixel_unshuffle(x, 2).to(memory_format=torch.channels_last)  # in which convolutions are faster
+        fine = self.down[0](self.stem(x), context)
         coarse = self.down[1](fine)
         for block, attend in zip(self.middle[::2], self.middle[1::2], strict=True):
             coarse = attend(block(coarse, context), tokens, lengths)
@@ -109,31 +112,32 @@ class Training:
     """The model, its moving average, from which samples are drawn, and how far it is; kept in one file."""
 
     def __init__(self, vocabulary: int, path: Path) -> None:
-        self.path, self.losses = path, []
+        self.path, self.losses, self.seconds = path, [], 0.0
         self.model, self.average = UNet(vocabulary), UNet(vocabulary)
-        self.average.load_state_dict(self.model.state_dict())
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=1e-3)
+        self.average.requires_grad_(False).load_state_dict(self.model.state_dict())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=1e-3, fused=True)
         if path.exists():
             self.load()
 
-    def step(self, pictures: Tensor, words: Tensor, table: Tensor) -> float:
-        done = len(self.losses)
+    def step(self, pictures: Tensor, words: Tensor, table: Tensor, progress: float) -> None:
+        """Learns from pictures [B, 3, H, W] and words [B, WORDS]; ``progress``, 0 to 1, is how much time is spent."""
+        began, done = time.monotonic(), len(self.losses)
         t = torch.randint(0, len(table), (len(pictures),))
         noisy, velocity = xf.q_sample(pictures, t, table, seed=0, offset=done * pictures.numel(), target="v")
         words = torch.where(torch.rand(len(words), 1) < 0.1, 0, words)  # guidance needs a model without words too
-        loss = F.mse_loss(self.model(noisy, t, words), velocity)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = self.model(noisy, t, words)
+        loss = F.mse_loss(predicted.float(), velocity)
         self.optimizer.zero_grad()
         loss.backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1, (done + 1) / 50)
+            group["lr"] = 2e-3 * min(1, (done + 1) / 50) * (0.01 + 0.99 * math.cos(math.pi / 2 * progress) ** 2)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         keep = min(0.99, (done + 1) / (done + 10))
-        with torch.no_grad():
-            for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(weight, 1 - keep)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
         self.losses.append(loss.item())
-        return self.losses[-1]
+        self.seconds += time.monotonic() - began
 
     def save(self) -> None:
         tensors = {
@@ -142,13 +146,13 @@ class Training:
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
         partial = self.path.with_suffix(".partial")
-        save_file(tensors, partial, {"losses": json.dumps(self.losses)})
+        save_file(tensors, partial, {"losses": json.dumps(self.losses), "seconds": json.dumps(self.seconds)})
         partial.replace(self.path)  # so that what is there is whole
 
     def load(self) -> None:
         with safe_open(self.path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.losses = json.loads(file.metadata()["losses"])
+            self.losses, self.seconds = (json.loads(file.metadata()[name]) for name in ("losses", "seconds"))
         for kind in "model", "average":
             getattr(self, kind).load_state_dict(
                 {n.removeprefix(f"{kind}."): w for n, w in tensors.items() if n.startswith(f"{kind}.")}
@@ -172,12 +176,14 @@ def draw_grid(pictures: Tensor, names: list[str], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows, columns = pictures.shape[:2]
-    figure, axes = plt.subplots(rows, columns, figsize=(columns + 1.6, rows), squeeze=False)
+    gaps = {"wspace": 0.05, "hspace": 0.05}
+    figure, axes = plt.subplots(rows, columns, figsize=(columns, rows), squeeze=False, gridspec_kw=gaps)
     for row, name, shown in zip(axes, names, pictures, strict=True):
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12, labelpad=8)
         for axis, picture in zip(row, shown, strict=True):
             axis.imshow((picture.permute(1, 2, 0) * 0.5 + 0.5).clamp(0, 1).numpy())
-            axis.set(xticks=[], yticks=[], frame_on=False)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_color("lightgray")
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
@@ -185,11 +191,14 @@ def draw_grid(pictures: Tensor, names: list[str], path: Path) -> None:
 def draw_curve(losses: list[float], path: Path) -> None:
     from matplotlib import pyplot as plt
 
-    window = max(1, len(losses) // 50)
+    window = max(1, len(losses) // 25)
     smooth = np.convolve(losses, np.ones(window) / window, "valid")
     figure, axis = plt.subplots(figsize=(6, 3.5))
-    axis.plot(np.arange(len(smooth)) + window, smooth)
-    axis.set(xlabel="step", ylabel="squared error of the velocity", yscale="log")
+    axis.plot(np.arange(len(losses)) + 1, losses, color="lightgray", linewidth=0.5, label="one step")
+    axis.plot(np.arange(len(smooth)) + (window + 1) / 2, smooth, label=f"mean of {window}")
+    axis.set(xlabel="step", ylabel="squared error of the velocity", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend()
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
@@ -197,7 +206,7 @@ def draw_curve(losses: list[float], path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("emoji_diffusion"))
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, at most")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, with those of the checkpoint")
     parser.add_argument("--steps", type=int, help="of training, at most, in this run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -219,25 +228,21 @@ def main(argv: list[str] | None = None) -> None:
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", lambda_min_clipped=-5.1
     )
     print(f"{len(names)} pictures, {sum(p.numel() for p in training.model.parameters()) / 1e6:.1f} million parameters")
-    began = reported = saved = time.monotonic()
-    first = len(training.losses)
-    while time.monotonic() - began < 60 * args.minutes and (
-        args.steps is None or len(training.losses) - first < args.steps
-    ):
-        rows = torch.randint(0, len(names), (args.batch,))
-        flipped = torch.where(torch.rand(args.batch, 1, 1, 1) < 0.5, pictures[rows], pictures[rows].flip(-1))
-        training.step(flipped, words[rows], scheduler.alphas_cumprod)
-        now = time.monotonic()
-        if now - reported > 10:
-            reported = now
-            print(
-                f"step {len(training.losses)}  loss {np.mean(training.losses[-50:]):.4f}  {now - began:.0f} s",
-                flush=True,
-            )
-        if now - saved > 60:
-            saved = now
-            training.save()
-    training.save()
+    reported = saved = training.seconds
+    last = len(training.losses) + (math.inf if args.steps is None else args.steps)
+    try:
+        while training.seconds < 60 * args.minutes and len(training.losses) < last:
+            rows, progress = torch.randint(0, len(names), (args.batch,)), training.seconds / (60 * args.minutes)
+            training.step(pictures[rows], words[rows], scheduler.alphas_cumprod, progress)
+            if training.seconds - reported > 10:
+                reported = training.seconds
+                recent = training.losses[-100:]
+                print(f"step {len(training.losses)}  loss {np.mean(recent):.4f}  {reported:.0f} s", flush=True)
+            if training.seconds - saved > 60:
+                saved = training.seconds
+                training.save()
+    finally:
+        training.save()
 
     columns = 6
     condition = tokenize(args.words, vocabulary).repeat_interleave(columns, 0)

@@ -1,5 +1,7 @@
 #include "diffusion/diffusion.h"
 
+#include <algorithm>
+
 #include "core/capability.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
@@ -13,11 +15,14 @@ XMKERN_KERNELS(statistics, diffusion::StatisticsKernel, diffusion_statistics, av
 namespace diffusion {
 namespace {
 
-// Elements of a task: fewer take less time than it takes to wake a thread.
-constexpr int64_t piece = 16384;
+// Elements of a task: fewer take less time than it takes to wake a thread. Up to the larger number each thread has one
+// task, and so from step to step the same elements, which it then finds in its own cache.
+constexpr int64_t least_piece = 16384, largest_piece = 131072;
 
 template <class Body>
 void each_piece(int64_t elements, int threads, Body&& body) {
+  const int64_t share = (elements / threads + normal_tile) / normal_tile * normal_tile;
+  const int64_t piece = std::clamp(share, least_piece, largest_piece);
   parallel_for((elements + piece - 1) / piece, threads, [&](int64_t task) {
     const int64_t begin = task * piece, end = begin + piece;
     body(begin, end < elements ? end : elements);

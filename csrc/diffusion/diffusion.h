@@ -7,6 +7,9 @@
 
 namespace xmkern::diffusion {
 
+// Normal numbers are drawn so many at a time.
+inline constexpr int64_t normal_tile = 64;
+
 // Contiguous elements of each sample; null: none.
 struct Operand {
   const void* data;

@@ -70,22 +70,33 @@ struct Drawn {
 
 inline bool noisy(const Noise& noise) { return noise.drawn || noise.given.data != nullptr; }
 
-// The prediction of elements i on of sample b.
-template <Dtype dtype>
+// The prediction of elements i on of sample b; `unguided`: there is one, and no other to guide it.
+template <Dtype dtype, bool unguided = false>
 [[gnu::always_inline]] inline Floats predicted(const Step& s, float guided, int64_t b, int64_t i, int64_t count) {
-  if (s.output.data == nullptr) return Floats{};
+  if (!unguided && s.output.data == nullptr) return Floats{};
   const Floats m = load_some<dtype>(s.output.data, b * s.output.stride + i, count);
-  if (s.conditional.data == nullptr) return m;
+  if (unguided || s.conditional.data == nullptr) return m;
   const Floats c = load_some<dtype>(s.conditional.data, b * s.conditional.stride + i, count);
   return (m + s.guidance * (c - m)) * guided;
 }
 
 // x0 before it is clipped; what has no weight is left out, that its infinities have none either.
-[[gnu::always_inline]] inline Floats original_of(const Step& s, Floats x, Floats m) {
-  Floats x0{};
-  if (s.from_sample != 0) x0 = s.from_sample * x;
-  if (s.from_output != 0) x0 = x0 + s.from_output * m;
-  return x0;
-}
+struct OriginalOf {
+  float from_sample, from_output;
+  bool sample_counts, output_counts;  // whether a weight is not 0, looked up faster
+
+  explicit OriginalOf(const Step& s)
+      : from_sample(s.from_sample),
+        from_output(s.from_output),
+        sample_counts(s.from_sample != 0),
+        output_counts(s.from_output != 0) {}
+
+  [[gnu::always_inline]] Floats operator()(Floats x, Floats m) const {
+    Floats x0{};
+    if (sample_counts) x0 = from_sample * x;
+    if (output_counts) x0 = x0 + from_output * m;
+    return x0;
+  }
+};
 
 }  // namespace xmkern::XMKERN_CAPABILITY

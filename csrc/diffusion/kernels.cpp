@@ -20,42 +20,50 @@ void each_stretch(const Noise& noise, int64_t elements, int64_t row, int64_t beg
   }
 }
 
-template <Dtype dtype, bool has_noise>
-void step_stretch(const Step& s, const Statistics& own, int64_t b, int64_t begin, int64_t count, const float* noise) {
+// Whether a step is of one prediction, with noise of one deviation, and blends in nothing: most are.
+bool is_plain(const Step& s) {
+  return s.output.data != nullptr && s.conditional.data == nullptr && s.deviation == Variance::fixed &&
+         s.mask.data == nullptr && s.churn == 0 && s.ratio < 0 && s.previous != nullptr;
+}
+
+template <Dtype dtype, bool plain, bool has_noise>
+void step_stretch(const Step& all, const Statistics& own, int64_t b, int64_t begin, int64_t count, const float* noise) {
+  const Step s = all;  // a copy of which the compiler knows that no store changes it
+  const bool sample_counts = s.of_sample != 0, original_counts = s.of_original != 0, output_counts = s.of_output != 0;
+  const bool noise_counts = s.of_noise != 0, churns = !plain && s.churn != 0, dynamic = !plain && s.ratio >= 0;
+  const OriginalOf original_of(s);
   const float guided = own.guided, clip = own.clip;
   const Floats low = splat(-clip), high = splat(clip);
   const int64_t place = b * s.elements + begin, in_row = begin % s.row;
   each_vector(count, [&](int64_t i, int64_t n) {
     Floats x = load_some<dtype>(s.sample.data, b * s.sample.stride + begin + i, n);
-    const Floats m = predicted<dtype>(s, guided, b, begin + i, n);
+    const Floats m = predicted<dtype, plain>(s, guided, b, begin + i, n);
     Floats z{};
     if constexpr (has_noise) {
       z = load_some<Dtype::float32>(noise, i, n);
-      if (s.churn != 0) x = x + s.churn * z;
+      if (churns) x = x + s.churn * z;
     }
-    Floats x0 = smaller(high, larger(low, original_of(s, x, m)));
-    if (s.ratio >= 0) x0 = x0 / high;
+    Floats x0 = smaller(high, larger(low, original_of(x, m)));
+    if (dynamic) x0 = x0 / high;
     if (s.original != nullptr) store_some<dtype>(s.original, place + i, x0, n);
-    if (s.previous == nullptr) return;
+    if (!plain && s.previous == nullptr) return;
 
     Floats y{};
-    if (s.of_sample != 0) y = s.of_sample * x;
-    if (s.of_original != 0) y = y + s.of_original * x0;
-    if (s.of_output != 0) y = y + s.of_output * m;
+    if (sample_counts) y = s.of_sample * x;
+    if (original_counts) y = y + s.of_original * x0;
+    if (output_counts) y = y + s.of_output * m;
     for (int k = 0; k < 3 && s.history[k].data != nullptr; ++k)
       y = y + s.of_history[k] * load_some<dtype>(s.history[k].data, b * s.history[k].stride + begin + i, n);
-    if constexpr (has_noise) {
-      if (s.of_noise != 0) {
-        Floats w = s.of_noise * z;
-        if (s.deviation != Variance::fixed) {
-          const Floats v = load_some<dtype>(s.variance.data, b * s.variance.stride + begin + i, n);
-          w = w * (s.deviation == Variance::learned ? root(v)
-                                                    : exp2(smaller(splat(127.0f), s.log2_low + s.log2_slope * v)));
-        }
-        y = y + w;
+    if (has_noise && noise_counts) {
+      Floats w = s.of_noise * z;
+      if (!plain && s.deviation != Variance::fixed) {
+        const Floats v = load_some<dtype>(s.variance.data, b * s.variance.stride + begin + i, n);
+        w = w *
+            (s.deviation == Variance::learned ? root(v) : exp2(smaller(splat(127.0f), s.log2_low + s.log2_slope * v)));
       }
+      y = y + w;
     }
-    if (s.mask.data != nullptr) {
+    if (!plain && s.mask.data != nullptr) {
       const Floats mask = load_some<dtype>(s.mask.data, b * s.mask.stride + in_row + i, n);
       const Floats known = load_some<dtype>(s.known.data, b * s.known.stride + begin + i, n);
       y = mask * (s.of_known * known + s.known_noise * z) + (1.0f - mask) * y;
@@ -64,18 +72,24 @@ void step_stretch(const Step& s, const Statistics& own, int64_t b, int64_t begin
   });
 }
 
+template <Dtype dtype, bool plain>
+void step_piece(const Step& s, const Statistics* of_samples, int64_t begin, int64_t end) {
+  Drawn drawn;
+  each_stretch(s.noise, s.elements, s.row, begin, end, [&](int64_t b, int64_t i, int64_t count) {
+    const Statistics own = of_samples != nullptr ? of_samples[b] : Statistics{1.0f, s.clip};
+    if (noisy(s.noise))
+      step_stretch<dtype, plain, true>(s, own, b, i, count, drawn.get<dtype>(s.noise, s.elements, b, i, count));
+    else
+      step_stretch<dtype, plain, false>(s, own, b, i, count, nullptr);
+  });
+}
+
 void step(const Step& s, const Statistics* of_samples, int64_t begin, int64_t end) {
   with_dtype(s.dtype, [&](auto dtype) {
-    Drawn drawn;
-    each_stretch(s.noise, s.elements, s.row, begin, end, [&](int64_t b, int64_t i, int64_t count) {
-      const Statistics own = of_samples != nullptr ? of_samples[b] : Statistics{1.0f, s.clip};
-      if (noisy(s.noise)) {
-        const float* noise = drawn.template get<dtype.value>(s.noise, s.elements, b, i, count);
-        step_stretch<dtype.value, true>(s, own, b, i, count, noise);
-      } else {
-        step_stretch<dtype.value, false>(s, own, b, i, count, nullptr);
-      }
-    });
+    if (is_plain(s))
+      step_piece<dtype.value, true>(s, of_samples, begin, end);
+    else
+      step_piece<dtype.value, false>(s, of_samples, begin, end);
   });
 }
 
@@ -102,6 +116,11 @@ void normals(void* out, Dtype dtype, uint64_t seed, uint64_t offset, int64_t beg
   with_dtype(dtype, [&](auto known) {
     Drawn drawn;
     each_stretch(noise, end, end, begin, end, [&](int64_t, int64_t at, int64_t count) {
+      const uint64_t from = offset + static_cast<uint64_t>(at);
+      if (known.value == Dtype::float32 && from % normal_tile == 0 && count % normal_tile == 0) {
+        const uint64_t tile = from / normal_tile, tiles = static_cast<uint64_t>(count) / normal_tile;
+        return draw_tiles(seed, tile, tile + tiles, static_cast<float*>(out) + at);
+      }
       const float* numbers = drawn.template get<known.value>(noise, 0, 0, at, count);
       each_vector(count, [&](int64_t i, int64_t n) {
         store_some<known.value>(out, at + i, load_some<Dtype::float32>(numbers, i, n), n);

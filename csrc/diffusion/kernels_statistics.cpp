@@ -54,6 +54,7 @@ template <Dtype dtype>
 bool fill_keys(const Step& s, float guided, int64_t b, uint32_t* keys) {
   Drawn drawn;
   Words largest{};
+  const OriginalOf original_of(s);
   for (int64_t begin = 0; begin < s.elements;) {
     int64_t count = least(s.elements - begin, stretch);
     const float* noise = nullptr;
@@ -64,7 +65,7 @@ bool fill_keys(const Step& s, float guided, int64_t b, uint32_t* keys) {
     each_vector(count, [&](int64_t i, int64_t n) {
       Floats x = load_some<dtype>(s.sample.data, b * s.sample.stride + begin + i, n);
       if (noise != nullptr) x = x + s.churn * load_some<Dtype::float32>(noise, i, n);
-      const Floats x0 = original_of(s, x, predicted<dtype>(s, guided, b, begin + i, n));
+      const Floats x0 = original_of(x, predicted<dtype>(s, guided, b, begin + i, n));
       const Words key = reinterpret_cast<Words>(x0) & 0x7fffffffu;
       largest = key > largest ? key : largest;
       if (n == lanes)

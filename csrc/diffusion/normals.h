@@ -4,10 +4,11 @@
 
 #include "core/philox.h"
 #include "core/vector.h"
+#include "diffusion/diffusion.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
 
-inline constexpr int64_t normal_tile = 64;
+using diffusion::normal_tile;
 
 // x where the word has the second lowest bit, else other.
 inline Floats where_second(Words word, Floats x, Floats other) {
@@ -23,19 +24,20 @@ inline Floats where_second(Words word, Floats x, Floats other) {
 #endif
 }
 
-template <int count>
-inline Floats polynomial(const float (&coefficients)[count], Floats x) {
-  Floats total = splat(coefficients[count - 1]);
+// In step with each other, so that each hides the other's latencies.
+template <int terms, int count>
+inline void polynomial(const float (&coefficients)[terms], const Floats (&x)[count], Floats (&total)[count]) {
+  for (int k = 0; k < count; ++k) total[k] = splat(coefficients[terms - 1]);
 #pragma GCC unroll 8
-  for (int i = count - 2; i >= 0; --i) total = total * x + coefficients[i];
-  return total;
+  for (int i = terms - 2; i >= 0; --i)
+#pragma GCC unroll 8
+    for (int k = 0; k < count; ++k) total[k] = total[k] * x[k] + coefficients[i];
 }
 
-struct Normals {
-  Floats first, second;
-};
-
-inline Normals box_muller(Words a, Words b) {
+// Two numbers of each pair of words.
+template <int count>
+inline void box_muller(const Words (&a)[count], const Words (&b)[count], Floats (&first)[count],
+                       Floats (&second)[count]) {
   constexpr float log_terms[] = {-1.9999998807907104f, 1.0000072717666626f,   -0.6667011976242065f,
                                  0.4993981719017029f,  -0.39800330996513367f, 0.34501659870147705f,
                                  -0.3244515657424927f, 0.2021378129720688f};
@@ -43,18 +45,31 @@ inline Normals box_muller(Words a, Words b) {
                                   -0.00460165785625577f};
   constexpr float cosine_terms[] = {0.9999999403953552f, -1.233696699142456f, 0.25359493494033813f,
                                     -0.02039858140051365f};
-  const Floats shifted = __builtin_convertvector(reinterpret_cast<Ints>(a & 0x7fffffffu), Floats) + 0.5f;
-  const Ints bits = reinterpret_cast<Ints>(shifted) - (31 << 23);
-  const Ints exponent = (bits - 0x3f3504f3) >> 23;  // of sqrt(1/2)
-  Floats x = reinterpret_cast<Floats>(bits - (exponent << 23)) - 1.0f;
-  const Floats whole = __builtin_convertvector(exponent, Floats) * -1.3862943649291992f;
-  const Floats radius = root(x * polynomial(log_terms, x) + whole);
-
-  x = reinterpret_cast<Floats>((b >> 9) | 0x3f800000u) - 1.5f;
-  const Floats square = x * x, sine = x * polynomial(sine_terms, square);
-  const Words turned = reinterpret_cast<Words>(polynomial(cosine_terms, square)) ^ (a & 0x80000000u);
-  const Floats cosine = reinterpret_cast<Floats>(turned);
-  return {radius * where_second(b, sine, cosine), radius * where_second(b, cosine, sine)};
+  Floats x[count], whole[count], radius[count], square[count], sine[count], cosine[count];
+#pragma GCC unroll 8
+  for (int k = 0; k < count; ++k) {
+    const Floats shifted = __builtin_convertvector(reinterpret_cast<Ints>(a[k] & 0x7fffffffu), Floats) + 0.5f;
+    const Ints bits = reinterpret_cast<Ints>(shifted) - (31 << 23);
+    const Ints exponent = (bits - 0x3f3504f3) >> 23;  // of sqrt(1/2)
+    x[k] = reinterpret_cast<Floats>(bits - (exponent << 23)) - 1.0f;
+    whole[k] = __builtin_convertvector(exponent, Floats) * -1.3862943649291992f;
+  }
+  polynomial(log_terms, x, radius);
+#pragma GCC unroll 8
+  for (int k = 0; k < count; ++k) {
+    radius[k] = root(x[k] * radius[k] + whole[k]);
+    x[k] = reinterpret_cast<Floats>((b[k] >> 9) | 0x3f800000u) - 1.5f;
+    square[k] = x[k] * x[k];
+  }
+  polynomial(sine_terms, square, sine);
+  polynomial(cosine_terms, square, cosine);
+#pragma GCC unroll 8
+  for (int k = 0; k < count; ++k) {
+    sine[k] = x[k] * sine[k];
+    cosine[k] = reinterpret_cast<Floats>(reinterpret_cast<Words>(cosine[k]) ^ (a[k] & 0x80000000u));
+    first[k] = radius[k] * where_second(b[k], sine[k], cosine[k]);
+    second[k] = radius[k] * where_second(b[k], cosine[k], sine[k]);
+  }
 }
 
 // Tiles first to last of the sequence, `normal_tile` numbers each.
@@ -72,11 +87,14 @@ inline void draw_tiles(uint64_t seed, uint64_t first, uint64_t last, float* out)
       tiles[i] = own / parts, last[i] = lane + static_cast<uint32_t>(own % parts * lanes);
     }
     philox<count>(tiles, last, keys, words);
-    for (int i = 0; i < count; ++i)
-      for (int w = 0; w < 4; w += 2) {
-        const Normals two = box_muller(words[i][w], words[i][w + 1]);
-        store(to[i] + 16 * w, two.first), store(to[i] + 16 * w + 16, two.second);
-      }
+    Words a[2 * count], b[2 * count];
+    Floats one[2 * count], two[2 * count];
+    for (int k = 0; k < 2 * count; ++k) a[k] = words[k / 2][k % 2 * 2], b[k] = words[k / 2][k % 2 * 2 + 1];
+    box_muller(a, b, one, two);
+    for (int k = 0; k < 2 * count; ++k) {
+      float* const at = to[k / 2] + k % 2 * 32;
+      store(at, one[k]), store(at + 16, two[k]);
+    }
   };
   const uint64_t end = (last - first) * parts;
   const auto place = [&](uint64_t part) { return out + part / parts * normal_tile + part % parts * lanes; };

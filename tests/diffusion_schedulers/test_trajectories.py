@@ -1,5 +1,7 @@
 """Samples of 50 steps are those of diffusers, whatever the knobs."""
 
+import sys
+
 import pytest
 import torch
 
@@ -208,6 +210,22 @@ def test_repaint(ways, monkeypatch):
 )
 def test_pndm(ways, monkeypatch):
     assert_same_ways("PNDMScheduler", monkeypatch, **ways)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_sigmas_of_the_beta_distribution(name, monkeypatch):
+    pytest.importorskip("scipy")
+    for spacing in SPACINGS:
+        assert_same_ways(name, monkeypatch, use_beta_sigmas=True, timestep_spacing=spacing)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_the_beta_distribution_needs_scipy(name, monkeypatch):
+    from xmkern import diffusion
+
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ImportError, match=r"use_beta_sigmas needs scipy: pip install scipy"):
+        getattr(diffusion, name)(use_beta_sigmas=True).set_timesteps(5)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 48, 333, 1000])

@@ -62,3 +62,15 @@ def test_the_command_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> 
     assert "clip" in capsys.readouterr().out
     assert command(["zoo", "card", "clip"]) == 0
     assert "Radford" in capsys.readouterr().out
+
+
+def test_a_closed_form_is_solved_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(RECIPES, "cca", Recipe("retrieval", margin=0.0, steps=0, fit=64))
+    file = tmp_path / "checkpoint.safetensors"
+    first = training.train("cca", file=file)
+    assert first.losses == []
+    assert first.score.value > first.score.baseline
+    monkeypatch.setattr(type(first.model), "fit", lambda model, batch: pytest.fail("it was solved before"))
+    again = training.train("cca", file=file)
+    assert again.score == first.score
+    assert torch.equal(again.model.picture_out.weight, first.model.picture_out.weight)

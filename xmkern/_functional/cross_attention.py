@@ -156,7 +156,7 @@ def cross_attention(
     for i, each in enumerate(sources):
         if not isinstance(each, tuple) or not 2 <= len(each) <= 4:
             raise TypeError(
-                f"sources[{i}] must be a KeyValue or a tuple (key, value[, mask[, bias]]), not {each!r:.60}"
+                f"sources[{i}] must be a KeyValue or a tuple (key, value[, mask[, bias]]), not {type(each).__name__}"
             )
         try:
             used_query, source, used_scale = _prepare(query, KeyValue(*each), scale)

@@ -180,7 +180,7 @@ def q_sample(
             raise ValueError(f"{name} must be on {x0.device} as x0 is, not on {x.device}")
     if t.shape != (B,):
         raise ValueError(f"t must be of shape [{B}], a number for each sample of x0, not {list(t.shape)}")
-    if alphas_cumprod.dim() != 1 or len(alphas_cumprod) == 0:
+    if alphas_cumprod.dim() != 1 or alphas_cumprod.numel() == 0:
         raise ValueError(f"alphas_cumprod must be of shape [T], T at least 1, not {list(alphas_cumprod.shape)}")
     if (noise is None) == (seed is None):
         raise ValueError("noise or seed must be given, and not both")

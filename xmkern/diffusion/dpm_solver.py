@@ -209,8 +209,8 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         if out is None:
             if not fits or (torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad)):
                 return None
-            return torch.empty(sample.shape, dtype=sample.dtype, device=sample.device), oldest
-        return out[0], oldest if fits else torch.empty(sample.shape, dtype=sample.dtype, device=sample.device)
+            return torch.empty_like(sample, memory_format=torch.contiguous_format), oldest
+        return out[0], oldest if fits else torch.empty_like(sample, memory_format=torch.contiguous_format)
 
     def _order(self, place: int) -> int:
         """Of the step to be made: no more than predictions allow, and less at the end."""

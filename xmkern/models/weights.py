@@ -44,11 +44,15 @@ def load_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
 def renamed(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Another library's tensors (weights, or their gradients) under the names of ``model``.
 
-    Each name goes through all patterns of ``model.reference_names`` in turn; one that becomes empty is left out. Parts
+    Each name goes through all patterns of ``model.reference_names`` in turn; one that becomes empty is left out. What
+    ``model.reference_transposed`` matches before that is the transpose of a linear layer's weight. Parts
     of a projection that the model keeps in one are joined: x.q.weight, x.k.weight, x.v.weight -> x.qkv.weight.
     """
     state = {}
+    transposed = getattr(model, "reference_transposed", None)
     for name, tensor in state_dict.items():
+        if transposed and re.search(transposed, name):
+            tensor = tensor.T
         for pattern, replacement in model.reference_names:  # type: ignore[union-attr]
             name = re.sub(pattern, replacement, name)
         if name:

@@ -15,6 +15,7 @@ class Recipe:
         task: a name of :data:`xmkern.zoo.tasks.TASKS`.
         margin: by how much the metric must exceed the baseline (in the metric's own unit).
         steps, batch, rate, weight_decay: of AdamW, whose rate rises for a tenth of the steps and falls to nothing.
+        fit: how many rows a closed form is solved on, by the model's ``fit(batch)`` after the steps; 0 for none.
         settings: arguments of the task.
         overrides: fields of the configuration that the task asks for, beside the preset "tiny".
     """
@@ -25,6 +26,7 @@ class Recipe:
     batch: int = 64
     rate: float = 1e-3
     weight_decay: float = 0.05
+    fit: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -36,6 +38,11 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
+    # B. Coordinated representations
+    "cca": Recipe("retrieval", margin=0.12, steps=0, fit=1600),
+    "dcmh": Recipe("hashing", margin=0.10, steps=400, batch=128),
+    "dual_encoding": Recipe("retrieval", margin=0.15, steps=500, batch=128),
+    "uvse": Recipe("retrieval", margin=0.12, steps=500, batch=128),
     # C and D, transformer encoders
     "align": Recipe("retrieval", margin=0.10, steps=300, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
@@ -47,4 +54,13 @@ RECIPES: dict[str, Recipe] = {
     "vilbert": Recipe("questions", margin=0.15, steps=400, batch=64),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
     "visualbert": Recipe("questions", margin=0.15, steps=400, batch=64),
+    # E. Decoders and encoder-decoders
+    "git": Recipe("captions", margin=0.10, steps=300),
+    "gpt": Recipe("translation", margin=0.10, steps=300),
+    "unified_vlp": Recipe("captions", margin=0.10, steps=300),
+    "vl_t5": Recipe("captions", margin=0.10, steps=300),
+    # F. Image and video to text
+    "cnn_rnn": Recipe("captions", margin=0.10, steps=300),
+    "hiecoatt": Recipe("questions", margin=0.15, steps=300),
+    "oda": Recipe("questions", margin=0.15, steps=300),
 }

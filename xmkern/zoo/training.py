@@ -69,12 +69,17 @@ def train(
     optimizer, rate = _optimizer(model, recipe, count)
     run = {"name": name, "seed": seed, "steps": count}
     losses: list[float] = []
-    seconds = 0.0
+    seconds, fitted = 0.0, not recipe.fit
     if file is not None and file.exists():
         facts = checkpoint.load(file, model, optimizer, generator)
         if facts["run"] != run:
             raise ValueError(f"{file} is of another run, {facts['run']}, not {run}")
-        losses, seconds = facts["losses"], facts["seconds"]
+        losses, seconds, fitted = facts["losses"], facts["seconds"], facts["fitted"]
+
+    def keep() -> None:
+        if file is not None:
+            facts = {"run": run, "losses": losses, "seconds": seconds, "fitted": fitted}
+            checkpoint.save(file, model, optimizer, generator, facts)
 
     start = time.perf_counter() - seconds
     model.train()
@@ -89,9 +94,13 @@ def train(
         losses.append(loss.item())
         seconds = time.perf_counter() - start
         report(step + 1, count, losses[-1])
-        if file is not None and ((step + 1) % every == 0 or step + 1 == count):
-            checkpoint.save(file, model, optimizer, generator, {"run": run, "losses": losses, "seconds": seconds})
+        if (step + 1) % every == 0 or step + 1 == count:
+            keep()
     model.eval()
+    if not fitted:
+        model.fit(task.batch(recipe.fit, generator))
+        seconds, fitted = time.perf_counter() - start, True
+        keep()
     score = task.evaluate(model)
     return Result(name, model, task, score, score.value >= score.baseline + recipe.margin, losses, seconds)
 

@@ -99,12 +99,16 @@ philox_normal = Op(
 )
 
 
-def _or_reference(op: Op) -> Callable[..., Any]:
-    """The operator; its reference where a gradient is asked for or a transform is at work."""
+def _or_reference(op: Op, tensors: int) -> Callable[..., Any]:
+    """The operator; its reference where a gradient is asked for or a transform is at work.
+
+    Args:
+        tensors: how many of the arguments, the first ones, are tensors or may be.
+    """
     plain = op.backends[-1].run
 
     def call(*args: Any, backend: str = "auto") -> Any:
-        if graded(*args):
+        if graded(*args[:tensors]):
             if backend not in ("auto", "reference"):
                 raise ValueError(
                     f"backend={backend!r} cannot serve this call of {op.name}: its kernels have no gradient and no "
@@ -116,6 +120,6 @@ def _or_reference(op: Op) -> Callable[..., Any]:
     return call
 
 
-diffusion_step = _or_reference(step_forward)
-dynamic_threshold = _or_reference(threshold_forward)
-q_sample = _or_reference(q_sample_forward)
+diffusion_step = _or_reference(step_forward, 8)
+dynamic_threshold = _or_reference(threshold_forward, 1)
+q_sample = _or_reference(q_sample_forward, 4)

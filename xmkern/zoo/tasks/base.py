@@ -16,6 +16,7 @@ from xmkern.data.words import Vocabulary
 #   words     int64 [B, T] in the task's vocabulary, between BEGIN and END, padded with 0
 #   ids       int64 [B], equal where the picture is the same
 #   groups    int64 [B], which of Unicode's nine groups
+#   rows      int64 [B], which rows of the data
 Batch = dict[str, Tensor]
 
 
@@ -79,6 +80,7 @@ class Task(ABC):
             "words": self.words[rows],
             "ids": self.ids[rows],
             "groups": self.groups[rows],
+            "rows": rows,
         }
 
     @abstractmethod
