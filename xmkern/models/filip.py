@@ -13,7 +13,7 @@ from xmkern import masks
 from xmkern.functional import late_interaction_info_nce, max_similarity
 from xmkern.models.parts.embeddings import PatchEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
-from xmkern.models.parts.region_tasks import there
+from xmkern.models.parts.words import there
 from xmkern.models.registry import register
 
 

@@ -11,9 +11,9 @@ from xmkern import masks
 from xmkern.functional import optimal_transport_alignment
 from xmkern.models.parts.embeddings import RegionEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
-from xmkern.models.parts.region_tasks import COLOURS, RegionModel, choose_regions, mismatch, region_labels, there
+from xmkern.models.parts.region_tasks import COLOURS, RegionModel, choose_regions, mismatch, region_labels
 from xmkern.models.parts.regions import FEATURES
-from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, word_loss
+from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, there, word_loss
 from xmkern.models.registry import register
 
 

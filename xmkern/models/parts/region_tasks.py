@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmkern.data.words import PAD
 from xmkern.models.parts.regions import grid_regions
 from xmkern.models.parts.words import IGNORED, AnswerHead
 
@@ -92,8 +91,3 @@ def mismatch(words: Tensor) -> Paired:
 def only(targets: Tensor, match: Tensor) -> Tensor:
     """Targets int64 [B, T] of the samples that match [B]; IGNORED elsewhere."""
     return targets.masked_fill(match[:, None] == 0, IGNORED)
-
-
-def there(words: Tensor) -> Tensor:
-    """bool [B, T]: which words are no padding."""
-    return words != PAD

@@ -19,6 +19,11 @@ def lengths(words: Tensor) -> Tensor:
     return (words != PAD).sum(1)
 
 
+def there(words: Tensor) -> Tensor:
+    """bool [B, T]: which words int64 [B, T] are no padding."""
+    return words != PAD
+
+
 class Masked(NamedTuple):
     """Words of which some are hidden, int64 [B, T], and what stood there; IGNORED elsewhere."""
 

@@ -1,5 +1,6 @@
 """What systems are trained for and measured by, on the OpenMoji pictures and their names."""
 
+from xmkern.zoo.tasks.actions import Actions
 from xmkern.zoo.tasks.base import Batch, Score, Task
 from xmkern.zoo.tasks.captions import Captions
 from xmkern.zoo.tasks.hashing import Hashing
@@ -11,6 +12,7 @@ from xmkern.zoo.tasks.scenes import Changes, Clips
 from xmkern.zoo.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
+    "actions": Actions,
     "captions": Captions,
     "changes": Changes,
     "clips": Clips,
