@@ -40,8 +40,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # B. Coordinated representations
     "cca": Recipe("retrieval", margin=0.12, steps=0, fit=1600),
+    "dcca": Recipe("retrieval", margin=0.10, steps=100, batch=512, fit=1600),
     "dcmh": Recipe("hashing", margin=0.10, steps=400, batch=128),
     "dual_encoding": Recipe("retrieval", margin=0.15, steps=500, batch=128),
+    "kcca": Recipe("retrieval", margin=0.12, steps=0, fit=1000),
     "uvse": Recipe("retrieval", margin=0.12, steps=500, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
