@@ -21,7 +21,7 @@ def given(count: int = 6, vocabulary: int = 30) -> dict[str, torch.Tensor]:
 
 def test_dcmh_keeps_codes_and_learns_by_the_papers_objective():
     torch.manual_seed(0)
-    model = create_model("dcmh", vocabulary=30, hidden=8, bits=8, items=9).train()
+    model = create_model("dcmh", vocabulary=30, hidden=8, bits=8, items=9, balance=1.0).train()
     batch = given()
     out = model(batch["pictures"], batch["words"])
     loss = model.loss(batch)

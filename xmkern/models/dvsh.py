@@ -50,7 +50,7 @@ class DvshOutput(NamedTuple):
 @register(
     section="B",
     paper="Cao et al., Deep Visual-Semantic Hashing for Cross-Modal Retrieval, KDD 2016",
-    tiny=DvshConfig(SMALL, 2048, 128, 128, 32),
+    tiny=DvshConfig(SMALL, 2048, 128, 128, 32, hash_weight=2.0),
     full=DvshConfig(),
     kernels=("similarity_reduce",),
 )
