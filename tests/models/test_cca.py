@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from xmkern.models import create_model
+from xmkern.models.dcca import CubeRootSigmoid
 from xmkern.models.parts.correlation import canonical, total_correlation
 
 
@@ -70,3 +71,45 @@ def test_the_gradient_of_the_total_correlation_is_the_published_one(views, ridge
     expected += 2 * a * own.diagonal().sum() * ridge / a.shape[1] / (n - 1)
     torch.testing.assert_close(total, d.sum())
     torch.testing.assert_close(x.grad, expected)
+
+
+def test_kernel_weights_solve_the_dual_problem():
+    """Kx Ky b / (n - 1) = r (Kx^2 / (n - 1) + t Kx) a, and the same the other way, of centred kernels."""
+    torch.manual_seed(0)
+    n, ridge = 20, 0.3
+    model = create_model("kcca", "paper", side=2, vocabulary=12, points=n, rank=n, dim=4, ridge=ridge).double()
+    pictures, words = torch.randn(n, 3, 2, 2).double(), torch.randint(5, 12, (n, 6))
+    model.fit({"pictures": pictures, "words": words})
+    centre = torch.eye(n).double() - 1 / n
+    kx, ky = (centre @ kernel @ centre for kernel in model.kernels(pictures, words))
+    a, b = model.picture_out.weight.T, model.text_out.weight.T
+    out = model(pictures, words)
+    torch.testing.assert_close(out.picture, kx @ a, rtol=0, atol=1e-6)
+    for k, other, own, theirs in ((kx, ky, a, b), (ky, kx, b, a)):
+        values = torch.linalg.eigvalsh(k)
+        values = values[values > values[-1] * 1e-10]
+        metric = k @ k / (n - 1) + ridge * values.mean() / (n - 1) * k
+        across = k @ other @ theirs / (n - 1)
+        correlations = (own * across).sum(0)
+        torch.testing.assert_close(own.T @ metric @ own, torch.eye(4).double(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(across, metric @ own * correlations, rtol=0, atol=1e-6)
+    assert (correlations.diff() < 0).all()
+    with pytest.raises(ValueError, match="20 rows, not 19"):
+        model.fit({"pictures": pictures[1:], "words": words[1:]})
+
+
+def test_the_networks_end_in_canonical_components():
+    torch.manual_seed(0)
+    model = create_model("dcca", side=2, vocabulary=12, hidden=(8,), dim=3, ridge=1e-6)
+    given = {"pictures": torch.randn(50, 3, 4, 4), "words": torch.randint(5, 12, (50, 6))}
+    before = model.loss(given)
+    model.fit(given)
+    torch.testing.assert_close(model.loss(given), before, rtol=1e-3, atol=1e-3)
+    out = model(**given)
+    across = out.picture.T @ out.text / 49
+    for side in out:
+        torch.testing.assert_close(torch.cov(side.T), torch.eye(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(across, across.diagonal().diag(), atol=1e-3, rtol=0)
+    x = torch.linspace(-30, 30, 7)
+    y = CubeRootSigmoid()(x)
+    torch.testing.assert_close(y**3 / 3 + y, x)

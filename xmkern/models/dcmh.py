@@ -41,7 +41,7 @@ class DcmhOutput(NamedTuple):
 @register(
     section="B",
     paper="Jiang and Li, Deep Cross-Modal Hashing, CVPR 2017",
-    tiny=DcmhConfig(SMALL, 2048, 512, 32, 4096),
+    tiny=DcmhConfig(SMALL, 2048, 512, 32, 4096, balance=0.02),
     full=DcmhConfig(),
     kernels=("similarity_reduce",),
     # The layers of the paper's tables 2 and 3: CNN-F (60,834,536) with 64 outputs for 1,000, and two layers of text.
@@ -102,7 +102,7 @@ class Dcmh(nn.Module):
         for codes, other in zip(out, memories[::-1], strict=True):
             likelihood = hash_likelihood(codes, other, f_ids=groups, g_ids=self.groups, reduction="sum")
             quantization = (signs - codes).square().sum()
-            # The sum over all items, as the batch tells it: one of the memory lags behind, and swings.
+            # The square of the sum over all items, by the batch's share in it: the memory's lags, and swings.
             balance = codes.sum(0).square().sum() * c.items / len(rows)
             loss = loss + likelihood + c.quantization * quantization + c.balance * balance
         return loss / (len(rows) * c.items)

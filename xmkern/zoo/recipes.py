@@ -40,11 +40,16 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # B. Coordinated representations
     "cca": Recipe("retrieval", margin=0.12, steps=0, fit=1600),
-    "dcmh": Recipe("hashing", margin=0.10, steps=400, batch=128),
+    "dcca": Recipe("retrieval", margin=0.10, steps=100, batch=512, fit=1600),
+    "dcmh": Recipe("hashing", margin=0.10, steps=300, batch=128),
+    "devise": Recipe("zero_shot", margin=0.10, steps=300, batch=128),
     "dual_encoding": Recipe("retrieval", margin=0.15, steps=500, batch=128),
+    "dvsh": Recipe("hashing", margin=0.07, steps=300, batch=128, rate=2e-3),
+    "kcca": Recipe("retrieval", margin=0.12, steps=0, fit=1000),
     "uvse": Recipe("retrieval", margin=0.12, steps=500, batch=128),
     # C and D, transformer encoders
     "align": Recipe("retrieval", margin=0.10, steps=300, batch=128),
+    "wsabie": Recipe("annotation", margin=0.05, steps=300, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "cots": Recipe("retrieval", margin=0.10, steps=220, batch=64),
     "filip": Recipe("retrieval", margin=0.10, steps=300, batch=128),

@@ -1,6 +1,7 @@
 """What systems are trained for and measured by, on the OpenMoji pictures and their names."""
 
 from xmkern.zoo.tasks.actions import Actions
+from xmkern.zoo.tasks.annotation import Annotation
 from xmkern.zoo.tasks.base import Batch, Score, Task
 from xmkern.zoo.tasks.captions import Captions
 from xmkern.zoo.tasks.hashing import Hashing
@@ -10,9 +11,11 @@ from xmkern.zoo.tasks.reconstruction import Reconstruction
 from xmkern.zoo.tasks.retrieval import Retrieval
 from xmkern.zoo.tasks.scenes import Changes, Clips
 from xmkern.zoo.tasks.translation import Translation
+from xmkern.zoo.tasks.zero_shot import ZeroShot
 
 TASKS: dict[str, type[Task]] = {
     "actions": Actions,
+    "annotation": Annotation,
     "captions": Captions,
     "changes": Changes,
     "clips": Clips,
@@ -22,6 +25,7 @@ TASKS: dict[str, type[Task]] = {
     "reconstruction": Reconstruction,
     "retrieval": Retrieval,
     "translation": Translation,
+    "zero_shot": ZeroShot,
 }
 
 __all__ = ["TASKS", "Batch", "Score", "Task"]
