@@ -1,5 +1,6 @@
-"""What a retrieval is worth."""
+"""What a retrieval and what generated pictures are worth."""
 
+from xmkern.metrics.generation import frechet_distance, picture_statistics, r_precision
 from xmkern.metrics.ranking import mean_average_precision, recall_at_k
 
-__all__ = ["mean_average_precision", "recall_at_k"]
+__all__ = ["frechet_distance", "mean_average_precision", "picture_statistics", "r_precision", "recall_at_k"]

@@ -14,7 +14,7 @@ class Recipe:
     Attributes:
         task: a name of :data:`xmkern.zoo.tasks.TASKS`.
         margin: by how much the metric must exceed the baseline (in the metric's own unit).
-        steps, batch, rate, weight_decay: of AdamW, whose rate rises for a tenth of the steps and falls to nothing.
+        steps, batch, rate, weight_decay, betas: of AdamW, whose rate rises for a tenth of the steps and falls to nothing.
         settings: arguments of the task.
         overrides: fields of the configuration that the task asks for, beside the preset "tiny".
     """
@@ -25,6 +25,7 @@ class Recipe:
     batch: int = 64
     rate: float = 1e-3
     weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
     settings: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -38,4 +39,9 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
+    # G. Generation
+    "ddpm": Recipe("pictures", margin=1.0, steps=800, batch=32, rate=2e-3, weight_decay=0.01),
+    "gan": Recipe("pictures", margin=1.0, steps=1500, batch=64, rate=5e-4, weight_decay=0.0, betas=(0.5, 0.98)),
+    "glide": Recipe("text_to_image", margin=0.03, steps=700, batch=32, rate=2e-3, weight_decay=0.01),
+    "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }
