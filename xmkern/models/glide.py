@@ -104,11 +104,11 @@ class Glide(nn.Module):
         self, noisy: Tensor, t: Tensor, words: Tensor, known: Tensor | None = None, mask: Tensor | None = None
     ) -> GlideOutput:
         """Args:
-            noisy: [B, 3, H, W].
-            t: [B], or one for all.
-            words: int64 [B, T]; all of them padding where there are none.
-            known: [B, 3, H, W], a picture to be completed.
-            mask: [B, 1, H, W], 1 where it is known.
+        noisy: [B, 3, H, W].
+        t: [B], or one for all.
+        words: int64 [B, T]; all of them padding where there are none.
+        known: [B, 3, H, W], a picture to be completed.
+        mask: [B, 1, H, W], 1 where it is known.
         """
         return GlideOutput(*self._predict(noisy, t, self.encode_text(words), known, mask).chunk(2, 1))
 

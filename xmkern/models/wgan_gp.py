@@ -38,8 +38,8 @@ class WganGpOutput(NamedTuple):
 
 @register(
     section="G",
-    paper="Arjovsky et al., Wasserstein Generative Adversarial Networks, ICML 2017; Gulrajani et al., Improved Training "
-    "of Wasserstein GANs, NIPS 2017",
+    paper="Arjovsky et al., Wasserstein Generative Adversarial Networks, ICML 2017; Gulrajani et al., Improved "
+    "Training of Wasserstein GANs, NIPS 2017",
     tiny=WganGpConfig(32, 64, 32, 10.0, 2),
     full=WganGpConfig(),
     parameters=2_258_308,

@@ -14,7 +14,8 @@ class Recipe:
     Attributes:
         task: a name of :data:`xmkern.zoo.tasks.TASKS`.
         margin: by how much the metric must exceed the baseline (in the metric's own unit).
-        steps, batch, rate, weight_decay, betas: of AdamW, whose rate rises for a tenth of the steps and falls to nothing.
+        steps, batch, rate, weight_decay, betas: of AdamW, whose rate rises for a tenth of the steps and then
+            falls to nothing.
         settings: arguments of the task.
         overrides: fields of the configuration that the task asks for, beside the preset "tiny".
     """
@@ -41,7 +42,8 @@ RECIPES: dict[str, Recipe] = {
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
     # G. Generation
     "ddpm": Recipe("pictures", margin=1.0, steps=800, batch=32, rate=2e-3, weight_decay=0.01),
+    "df_gan": Recipe("text_to_image", margin=0.03, steps=700, batch=16, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
     "gan": Recipe("pictures", margin=1.0, steps=1500, batch=64, rate=5e-4, weight_decay=0.0, betas=(0.5, 0.98)),
-    "glide": Recipe("text_to_image", margin=0.03, steps=700, batch=32, rate=2e-3, weight_decay=0.01),
+    "glide": Recipe("text_to_image", margin=0.03, steps=450, batch=32, rate=2e-3, weight_decay=0.01),
     "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }

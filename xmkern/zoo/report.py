@@ -60,7 +60,7 @@ def write_page(folder: Path) -> Path:
 def _row(card: Any, found: dict[str, Any]) -> str:
     reached = f"{found['value']:.3f}" if found["passed"] else f"{found['value']:.3f} (short of its margin)"
     name = f"[{card.name}]({card.name}/curve.png)"
-    if found["pictures"]:
+    if found.get("pictures"):
         name += f" ([pictures]({card.name}/pictures.png))"
     cells = (
         name, card.paper, f"{found['parameters']:,}", ", ".join(card.kernels) or "-",

@@ -14,9 +14,9 @@ class Pictures(Task):
     """How near colours and edges of drawn pictures are to those of pictures never seen (no skin tones).
 
     The metric is minus the Fréchet distance of :func:`xmkern.metrics.picture_statistics`, each scaled by its deviation
-    over the unseen pictures, for each number. As many pictures of the training have -0.02, a normal distribution that is
-    fitted to their pixels has -0.48, their mean -2.8. The baseline is the better of that mean and of the model before
-    its training. The model has ``draw(count, seed) -> [count, 3, H, W]``.
+    over the unseen pictures, for each number. As many pictures of the training have -0.02, a normal distribution that
+    is fitted to their pixels has -0.48, their mean -2.8. The baseline is the better of that mean and of the model
+    before its training. The model has ``draw(count, seed) -> [count, 3, H, W]``.
     """
 
     metric = "-Fréchet distance"
