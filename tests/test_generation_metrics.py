@@ -14,10 +14,12 @@ def test_frechet_distance_of_normal_distributions() -> None:
     x -= x.mean(0)
     x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False, ddof=0))).T
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(x, x + [3, 4, 0]) == pytest.approx(25)
-    assert frechet_distance(x, x * [2, 1, 3]) == pytest.approx((2 - 1) ** 2 + (3 - 1) ** 2)
+    assert frechet_distance(x, x + np.array([3, 4, 0])) == pytest.approx(25)
+    assert frechet_distance(x, x * np.array([2, 1, 3])) == pytest.approx((2 - 1) ** 2 + (3 - 1) ** 2)
     turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
-    assert frechet_distance(x * [2, 1, 3], x * [2, 1, 3] @ turn.T) > 0.1  # covariances that do not commute
+    assert (
+        frechet_distance(x * np.array([2, 1, 3]), x * np.array([2, 1, 3]) @ turn.T) > 0.1
+    )  # covariances that do not commute
     # A distribution that is a point: the whole variance is left over.
     assert frechet_distance(np.zeros((2, 3)), x) == pytest.approx(3)
     with pytest.raises(ValueError, match="y must have 3"):

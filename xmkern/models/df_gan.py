@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ class DfGan(nn.Module):
         super().__init__()
         self.config = c = config
         widths = [c.width * min(2**i, 8) for i in range(c.size.bit_length() - 2)]
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.sentence = SentenceEncoder(c.vocabulary, c.dim, c.word_dim)
         self.regions = RegionEncoder(c.dim, c.region_width, c.halvings)
         self.generator = Generator(c, [(b, a) for a, b in reversed(pairs)])

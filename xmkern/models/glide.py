@@ -55,8 +55,8 @@ class GlideOutput(NamedTuple):
 
 @register(
     section="G",
-    paper="Nichol et al., GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models, "
-    "ICML 2022",
+    paper="Nichol et al., GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion "
+    "Models, ICML 2022",
     tiny=GlideConfig(32, 32, (1, 2, 2), 1, (1,), 32, 0.0, 2, 8, 2048, 16, 128, 2, 4),
     full=GlideConfig(),
     kernels=("attention", "cross_attention", "q_sample"),

@@ -41,6 +41,9 @@ RECIPES: dict[str, Recipe] = {
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
     # G. Generation
+    "attngan": Recipe(
+        "text_to_image", margin=0.03, steps=700, rate=1e-3, weight_decay=0.0, betas=(0.5, 0.98), batch=32
+    ),
     "ddpm": Recipe("pictures", margin=1.0, steps=800, batch=32, rate=2e-3, weight_decay=0.01),
     "df_gan": Recipe("text_to_image", margin=0.03, steps=700, batch=16, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
     "gan": Recipe("pictures", margin=1.0, steps=1500, batch=64, rate=5e-4, weight_decay=0.0, betas=(0.5, 0.98)),

@@ -1,5 +1,6 @@
 """DAMSM's encoders of words and pictures (Xu et al., 2018), on whose sentences generators of pictures stand."""
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -54,10 +55,7 @@ class RegionEncoder(nn.Module):
         super().__init__()
         widths = [3, *(width * min(2**i, 4) for i in range(halvings))]
         self.convs = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(a, b, 3, 2, padding=1), nn.LeakyReLU(0.2))
-                for a, b in zip(widths, widths[1:], strict=False)
-            )
+            *(nn.Sequential(nn.Conv2d(a, b, 3, 2, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise(widths))
         )
         self.part, self.whole = nn.Linear(widths[-1], dim), nn.Linear(widths[-1], dim)
 
