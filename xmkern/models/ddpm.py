@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class Ddpm(nn.Module):
         return loss
 
     def draw(
-        self, count: int, seed: int = 0, *, steps: int = 50, groups: Tensor | None = None, scale: float = 1.0
+        self, count: int, seed: int = 0, *, steps: int = 25, groups: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
         """Args:
             count: N.
@@ -126,7 +126,7 @@ class NoisyClassifier(nn.Module):
     def __init__(self, width: int, classes: int, groups: int) -> None:
         super().__init__()
         self.width = width
-        block = {"time_dim": 4 * width, "scale_shift": True, "dropout": 0.0, "groups": groups}
+        block: dict[str, Any] = {"time_dim": 4 * width, "scale_shift": True, "dropout": 0.0, "groups": groups}
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU())
         self.stem = nn.Conv2d(12, width, 3, padding=1)
         self.fine, self.coarse = Residual(width, 2 * width, **block), Residual(2 * width, 2 * width, **block)

@@ -144,7 +144,8 @@ class Affine(nn.Module):
             nn.Sequential(nn.Linear(condition_dim, channels), nn.ReLU(), nn.Linear(channels, channels))
             for _ in range(2)
         )
-        for layer, value in ((self.gamma[2], 1.0), (self.beta[2], 0.0)):
+        ends: Any = ((self.gamma[2], 1.0), (self.beta[2], 0.0))
+        for layer, value in ends:
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, value)
 

@@ -89,7 +89,7 @@ class Gan(nn.Module):
 
     def draw(self, count: int, seed: int = 0) -> Tensor:
         """-> [count, 3, H, W]"""
-        return self.generator(noise(count, self.config.noise, self.generator[0].weight, seed))
+        return self.generator(noise(count, self.config.noise, next(self.parameters()), seed))
 
 
 class Maxout(nn.Linear):

@@ -137,7 +137,7 @@ class Glide(nn.Module):
         seed: int = 0,
         *,
         guidance: float = 3.0,
-        steps: int = 50,
+        steps: int = 25,
         known: Tensor | None = None,
         mask: Tensor | None = None,
         log_probability: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -162,10 +162,10 @@ class Glide(nn.Module):
         def network(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
             return self._predict(x, t, text, *both)
 
-        shape, settings = (len(words), 3, self.config.size, self.config.size), {}
+        shape, settings = (len(words), 3, self.config.size, self.config.size), dict[str, Any]()
         if log_probability is not None:
             network = guided = Guided(network, self.scheduler, log_probability, scale)  # type: ignore[assignment]
-            settings: Any = {"callback": guided.shift}
+            settings["callback"] = guided.shift
         return sample(network, self.scheduler, shape, words, guidance, steps=steps, seed=seed, **settings)
 
 

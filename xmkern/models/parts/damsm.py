@@ -1,7 +1,7 @@
 """DAMSM's encoders of words and pictures (Xu et al., 2018), on whose sentences generators of pictures stand."""
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,16 +65,16 @@ class RegionEncoder(nn.Module):
         return Encoded(self.part(regions), self.whole(regions.mean(1)))
 
 
-def matching_loss(words: Tensor, sentence: Encoded, picture: Encoded, ids: Tensor, gamma: Any = (4.0, 5.0, 10.0)):
+def matching_loss(words: Tensor, sentence: Encoded, picture: Encoded, ids: Tensor) -> Tensor:
     """How well each picture of a batch and its sentence find each other, by words and regions and as wholes.
 
     Args:
         words: int64 [B, T].
         sentence, picture: what the encoders made of words and pictures.
         ids: int64 [B], equal where the picture is the same.
-        gamma: DAMSM's three.
     """
-    of_words = sum(damsm_loss(sentence.parts, picture.parts, lengths(words), ids, *gamma))
-    wholes = (F.normalize(x.whole, dim=1) for x in (picture, sentence))
-    # Twice: the mean of both directions, where the other is their sum.
-    return of_words + 2 * multi_positive_info_nce(*wholes, gamma[2], x_ids=ids)
+    gamma1, gamma2, gamma3 = 4.0, 5.0, 10.0  # the authors' settings
+    by_picture, by_words = damsm_loss(sentence.parts, picture.parts, lengths(words), ids, gamma1, gamma2, gamma3)
+    whole, other = F.normalize(picture.whole, dim=1), F.normalize(sentence.whole, dim=1)
+    # Twice: it is the mean of both directions.
+    return by_picture + by_words + 2 * multi_positive_info_nce(whole, other, gamma3, x_ids=ids, same_class="hidden")

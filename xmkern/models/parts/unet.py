@@ -77,9 +77,14 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.patch = width, patch
-        block = {"time_dim": 4 * width, "scale_shift": scale_shift, "dropout": dropout, "groups": groups}
-        attend = {"head_dim": head_dim, "context_dim": context_dim, "groups": groups}
-        resample = {"residual": residual_resampling, **block}
+        block: dict[str, Any] = {
+            "time_dim": 4 * width,
+            "scale_shift": scale_shift,
+            "dropout": dropout,
+            "groups": groups,
+        }
+        attend: dict[str, Any] = {"head_dim": head_dim, "context_dim": context_dim, "groups": groups}
+        resample: dict[str, Any] = {"residual": residual_resampling, **block}
         widths = [width * multiplier for multiplier in multipliers]
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
         self.classes = nn.Embedding(classes, 4 * width) if classes else None
