@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 from xmkern.diffusion import sample
 from xmkern.functional import q_sample
-from xmkern.models.parts.diffusion import Guided, hybrid_loss, learned_range
+from xmkern.models.parts.diffusion import Guided, hybrid_loss, learned_range, noise_of_velocity
 from xmkern.models.parts.unet import DIFFUSERS_NAMES, PlaceAttention, Residual, UNet, resized, time_embedding
 from xmkern.models.registry import register
 
 
 @dataclass(frozen=True)
 class DdpmConfig:
-    """Of CIFAR-10; ``classes``: what the classifier that guides can tell, 0 for none of it."""
+    """Of CIFAR-10; ``velocity``: whether the network gives that, to be turned into noise; ``classes``: what the
+    classifier that guides can tell, 0 for none of it."""
 
     size: int = 32
     width: int = 128
@@ -30,6 +31,7 @@ class DdpmConfig:
     groups: int = 32
     times: int = 1000
     schedule: str = "squaredcos_cap_v2"
+    velocity: bool = False
     classes: int = 0
     classifier_width: int = 0
 
@@ -51,7 +53,7 @@ class DdpmOutput(NamedTuple):
     paper="Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020; Nichol and Dhariwal, Improved Denoising "
     "Diffusion Probabilistic Models, ICML 2021; Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis, "
     "NeurIPS 2021",
-    tiny=DdpmConfig(32, 32, (1, 2, 2), 1, (1,), 32, 0.0, 2, 8, 1000, "squaredcos_cap_v2", 9, 16),
+    tiny=DdpmConfig(32, 32, (1, 2, 2), 1, (1,), 32, 0.0, 2, 8, 1000, "squaredcos_cap_v2", True, 9, 16),
     full=DdpmConfig(),
     kernels=("attention", "q_sample"),
     parity="diffusers.UNet2DModel",
@@ -82,7 +84,11 @@ class Ddpm(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor) -> DdpmOutput:
         """[B, 3, H, W] and their times [B], or one for all"""
-        return DdpmOutput(*self.unet(noisy, t).chunk(2, 1))
+        return DdpmOutput(*self._predict(noisy, t).chunk(2, 1))
+
+    def _predict(self, noisy: Tensor, t: Tensor) -> Tensor:
+        output = self.unet(noisy, t)
+        return noise_of_velocity(output, noisy, t, self.scheduler.alphas_cumprod) if self.config.velocity else output
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Of ``pictures`` [B, 3, H, W]; and the classifier's, where there is one, of ``groups`` int64 [B]."""
@@ -90,7 +96,7 @@ class Ddpm(nn.Module):
         t = torch.randint(self.config.times, (len(pictures),), device=pictures.device)
         noise, table = torch.randn_like(pictures), self.scheduler.alphas_cumprod.to(pictures.device)
         noisy, _ = q_sample(pictures, t, table, noise)
-        loss = hybrid_loss(self.unet(noisy, t), noisy, pictures, noise, t, table)
+        loss = hybrid_loss(self._predict(noisy, t), noisy, pictures, noise, t, table)
         if self.classifier is not None:
             loss = loss + F.cross_entropy(self.classifier(noisy, t), batch["groups"])
         return loss
@@ -110,12 +116,12 @@ class Ddpm(nn.Module):
         """
         shape = (count, 3, self.config.size, self.config.size)
         if groups is None:
-            return sample(self.unet, self.scheduler, shape, steps=steps, seed=seed)
+            return sample(self._predict, self.scheduler, shape, steps=steps, seed=seed)
         if self.classifier is None:
             raise ValueError("config.classes must be positive for groups to be steered to")
         classifier, rows = self.classifier, torch.arange(count)
         guided = Guided(
-            self.unet, self.scheduler, lambda x, t: classifier(x, t).log_softmax(1)[rows, groups], scale
+            self._predict, self.scheduler, lambda x, t: classifier(x, t).log_softmax(1)[rows, groups], scale
         )  # fmt: skip
         return sample(guided, self.scheduler, shape, steps=steps, seed=seed, callback=guided.shift)
 

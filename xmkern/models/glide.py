@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xmkern.data.words import PAD
 from xmkern.diffusion import sample
 from xmkern.functional import q_sample
-from xmkern.models.parts.diffusion import Guided, hybrid_loss, learned_range
+from xmkern.models.parts.diffusion import Guided, hybrid_loss, learned_range, noise_of_velocity
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.unet import DIFFUSERS_NAMES, UNet
 from xmkern.models.registry import register
@@ -19,7 +19,7 @@ from xmkern.models.registry import register
 @dataclass(frozen=True)
 class GlideConfig:
     """The base model of the public weights, which draws 64 pixels; ``unconditional``, ``erased``: how often words are
-    left out in training, and how often part of the picture is known."""
+    left out in training, and how often part of the picture is known; ``velocity``: as in DDPM."""
 
     size: int = 64
     width: int = 192
@@ -37,6 +37,7 @@ class GlideConfig:
     text_heads: int = 8
     times: int = 1000
     schedule: str = "squaredcos_cap_v2"
+    velocity: bool = False
     unconditional: float = 0.2
     erased: float = 0.5
 
@@ -57,7 +58,7 @@ class GlideOutput(NamedTuple):
     section="G",
     paper="Nichol et al., GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion "
     "Models, ICML 2022",
-    tiny=GlideConfig(32, 32, (1, 2, 2), 1, (1,), 32, 0.0, 2, 8, 2048, 16, 128, 2, 4),
+    tiny=GlideConfig(32, 32, (1, 2, 2), 1, (1,), 32, 0.0, 2, 8, 2048, 16, 128, 2, 4, velocity=True),
     full=GlideConfig(),
     kernels=("attention", "cross_attention", "q_sample"),
     parity="diffusers.UNet2DConditionModel",
@@ -117,7 +118,8 @@ class Glide(nn.Module):
     ) -> Tensor:
         if known is None or mask is None:
             known, mask = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
-        return self.unet(torch.cat([noisy, known * mask, mask], 1), t, *text)
+        output = self.unet(torch.cat([noisy, known * mask, mask], 1), t, *text)
+        return noise_of_velocity(output, noisy, t, self.scheduler.alphas_cumprod) if self.config.velocity else output
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Of ``pictures`` [B, 3, H, W] and ``words`` int64 [B, T]."""

@@ -17,6 +17,14 @@ def learned_range(times: int, schedule: str) -> DDPMScheduler:
         return DDPMScheduler(times, beta_schedule=schedule, variance_type="learned_range")
 
 
+def noise_of_velocity(output: Tensor, noisy: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """[B, 2 C, H, W] of which the first half is the velocity -> the same with the noise there: sqrt(1 - abar) x_t +
+    sqrt(abar) v (Salimans and Ho, 2022). A small network need not carry all noise through then."""
+    velocity, place = output.chunk(2, 1)
+    kept = alphas_cumprod.to(noisy)[t].view(-1, 1, 1, 1)
+    return torch.cat([(1 - kept).sqrt() * noisy + kept.sqrt() * velocity, place], 1)
+
+
 def hybrid_loss(
     output: Tensor, noisy: Tensor, pictures: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor
 ) -> Tensor:
