@@ -46,7 +46,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "ddpm": Recipe("pictures", margin=1.0, steps=800, batch=32, rate=2e-3, weight_decay=0.01),
     "df_gan": Recipe("text_to_image", margin=0.03, steps=700, batch=16, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
-    "gan": Recipe("pictures", margin=1.0, steps=1500, batch=64, rate=5e-4, weight_decay=0.0, betas=(0.5, 0.98)),
+    "gan": Recipe("pictures", margin=1.0, steps=1500, batch=64, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98)),
     "glide": Recipe("text_to_image", margin=0.03, steps=450, batch=32, rate=2e-3, weight_decay=0.01),
     "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }
