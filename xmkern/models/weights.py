@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 # Projections that we keep in one, and the names of their parts.
-_JOINED = {"qkv": ("q", "k", "v"), "kv.0": ("k", "v")}
+_JOINED = {"qkv": ("q", "k", "v"), "kv.0": ("k", "v"), "kv.1": ("added_k", "added_v")}
 
 
 def load_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

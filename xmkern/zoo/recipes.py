@@ -14,7 +14,8 @@ class Recipe:
     Attributes:
         task: a name of :data:`xmkern.zoo.tasks.TASKS`.
         margin: by how much the metric must exceed the baseline (in the metric's own unit).
-        steps, batch, rate, weight_decay: of AdamW, whose rate rises for a tenth of the steps and falls to nothing.
+        steps, batch, rate, weight_decay, betas: of AdamW, whose rate rises for a tenth of the steps and then
+            falls to nothing.
         fit: how many rows a closed form is solved on, by the model's ``fit(batch)`` after the steps; 0 for none.
         settings: arguments of the task.
         overrides: fields of the configuration that the task asks for, beside the preset "tiny".
@@ -26,6 +27,7 @@ class Recipe:
     batch: int = 64
     rate: float = 1e-3
     weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
     fit: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -47,9 +49,9 @@ RECIPES: dict[str, Recipe] = {
     "dvsh": Recipe("hashing", margin=0.07, steps=300, batch=128, rate=2e-3),
     "kcca": Recipe("retrieval", margin=0.12, steps=0, fit=1000),
     "uvse": Recipe("retrieval", margin=0.12, steps=500, batch=128),
+    "wsabie": Recipe("annotation", margin=0.05, steps=300, batch=128),
     # C and D, transformer encoders
     "align": Recipe("retrieval", margin=0.10, steps=300, batch=128),
-    "wsabie": Recipe("annotation", margin=0.05, steps=300, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
     "cots": Recipe("retrieval", margin=0.10, steps=220, batch=64),
     "filip": Recipe("retrieval", margin=0.10, steps=300, batch=128),
@@ -72,4 +74,13 @@ RECIPES: dict[str, Recipe] = {
     "hiecoatt": Recipe("questions", margin=0.15, steps=320),
     "oda": Recipe("questions", margin=0.15, steps=800),
     "s2vt": Recipe("clips", margin=1.0, steps=700, batch=32),
+    # G. Generation
+    "attngan": Recipe(
+        "text_to_image", margin=0.03, steps=700, rate=1e-3, weight_decay=0.0, betas=(0.5, 0.98), batch=32
+    ),
+    "ddpm": Recipe("pictures", margin=1.0, steps=800, batch=32, rate=2e-3, weight_decay=0.01),
+    "df_gan": Recipe("text_to_image", margin=0.03, steps=700, batch=16, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
+    "gan": Recipe("pictures", margin=1.0, steps=1500, batch=64, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98)),
+    "glide": Recipe("text_to_image", margin=0.03, steps=450, batch=32, rate=2e-3, weight_decay=0.01),
+    "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }

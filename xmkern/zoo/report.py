@@ -11,8 +11,9 @@ from xmkern.zoo.training import Result
 
 
 def write_result(result: Result, folder: Path) -> None:
-    """``result.json`` and ``curve.png`` of one training."""
+    """``result.json`` and ``curve.png`` of one training; ``pictures.png`` where the task has pictures to show."""
     folder.mkdir(parents=True, exist_ok=True)
+    picture = result.task.picture(result.model)
     facts = {
         "name": result.name,
         "task": type(result.task).__name__,
@@ -24,11 +25,15 @@ def write_result(result: Result, folder: Path) -> None:
         "seconds": round(result.seconds, 1),
         "steps": len(result.losses),
         "parameters": sum(p.numel() for p in result.model.parameters()),
+        "pictures": picture is not None,
     }
     (folder / "result.json").write_text(json.dumps(facts, indent=2) + "\n")
     require("matplotlib", "zoo")
     from matplotlib.figure import Figure
+    from matplotlib.image import imsave
 
+    if picture is not None:
+        imsave(folder / "pictures.png", picture)
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(range(1, len(result.losses) + 1), result.losses, color="#bbbbbb", linewidth=0.8)
@@ -54,8 +59,11 @@ def write_page(folder: Path) -> Path:
 
 def _row(card: Any, found: dict[str, Any]) -> str:
     reached = f"{found['value']:.3f}" if found["passed"] else f"{found['value']:.3f} (short of its margin)"
+    name = f"[{card.name}]({card.name}/curve.png)"
+    if found.get("pictures"):
+        name += f" ([pictures]({card.name}/pictures.png))"
     cells = (
-        f"[{card.name}]({card.name}/curve.png)", card.paper, f"{found['parameters']:,}", ", ".join(card.kernels) or "-",
+        name, card.paper, f"{found['parameters']:,}", ", ".join(card.kernels) or "-",
         card.parity or "-", found["metric"], reached, f"{found['baseline']:.3f} ({found['baseline_name']})",
         f"{found['seconds']:.0f}",
     )  # fmt: skip

@@ -115,7 +115,7 @@ def _optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.opti
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], recipe.rate, (0.9, 0.98), weight_decay=recipe.weight_decay
+        [group for group in groups if group["params"]], recipe.rate, recipe.betas, weight_decay=recipe.weight_decay
     )
     warm = max(1, steps // 10)
 

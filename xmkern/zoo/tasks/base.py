@@ -86,3 +86,7 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: Any) -> Score:
         """The metric, on what was never seen; the model is in evaluation mode."""
+
+    def picture(self, model: Any) -> np.ndarray | None:
+        """uint8 [H, W, 3], what the model draws, for people to look at; None for tasks without pictures."""
+        return None

@@ -1,0 +1,152 @@
+"""Systems that draw: bounds, guidance, inpainting, penalties, and two players that do not touch each other."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.models.test_registry import Watch
+from xmkern.functional import q_sample
+from xmkern.models import create_model
+from xmkern.models.glide import hidden_square
+from xmkern.models.parts.adversarial import gradient_norms, held
+from xmkern.models.parts.diffusion import hybrid_loss, learned_range, variational_bound
+
+SMALL: dict[str, Any] = {"size": 16, "width": 16, "multipliers": (1, 2), "attention": (1,), "head_dim": 16}
+
+
+def words(*rows: list[int]) -> Tensor:
+    return torch.tensor([[1, *row, 2] + [0] * (14 - len(row)) for row in rows])
+
+
+def test_the_bound_is_zero_for_the_posterior_itself() -> None:
+    torch.manual_seed(0)
+    table = learned_range(1000, "squaredcos_cap_v2").alphas_cumprod
+    pictures, noise = torch.rand(4, 3, 4, 4) * 2 - 1, torch.randn(4, 3, 4, 4)
+    t = torch.tensor([1, 10, 500, 900])
+    noisy, _ = q_sample(pictures, t, table, noise)
+    posterior = -torch.ones_like(noise)
+    bound = variational_bound(noise, posterior, noisy, pictures, t, table)
+    torch.testing.assert_close(bound, torch.zeros(4), rtol=0, atol=1e-3)
+    # With beta for the variance: (r + log 1/r - 1) / 2 for the ratio r of both, in bits.
+    bound = variational_bound(noise, -posterior, noisy, pictures, t, table)
+    before = table[t - 1]
+    ratio = (1 - before) / (1 - table[t])
+    torch.testing.assert_close(bound, (ratio - ratio.log() - 1) / 2 / math.log(2), rtol=1e-2, atol=1e-4)
+
+
+def test_the_bound_teaches_the_variance_alone() -> None:
+    table = learned_range(1000, "squaredcos_cap_v2").alphas_cumprod
+    pictures, noise, t = torch.zeros(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.tensor([0, 700])
+    noisy, _ = q_sample(pictures, t, table, noise)
+    output = torch.cat([noise, torch.zeros_like(noise)], 1).requires_grad_()
+    hybrid_loss(output, noisy, pictures, noise, t, table).backward()
+    assert output.grad is not None
+    assert not output.grad[:, :3].any()
+    assert output.grad[:, 3:].abs().amin(0).amax() > 0
+
+
+def test_samples_come_from_the_kernels_and_the_seed() -> None:
+    torch.manual_seed(0)
+    model = create_model("ddpm", **SMALL).eval()
+    with torch.no_grad(), Watch() as watch:
+        drawn = model.draw(2, seed=3, steps=4)
+    assert "diffusion_step_into" in watch.seen
+    with torch.no_grad():
+        assert torch.equal(drawn, model.draw(2, seed=3, steps=4))
+        assert not torch.equal(drawn, model.draw(2, seed=4, steps=4))
+
+
+def test_a_classifier_steers_samples_to_its_class() -> None:
+    torch.manual_seed(0)
+    model = create_model("ddpm", **SMALL).eval()
+
+    class Dark(nn.Module):
+        """Class 1 is dark, class 0 bright."""
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], 1) * 100
+
+    model.classifier = Dark()
+    with torch.no_grad():
+        bright, dark = model.draw(2, seed=0, steps=8, groups=torch.tensor([0, 1]), scale=20.0).mean((1, 2, 3))
+        unguided = model.draw(2, seed=0, steps=8).mean((1, 2, 3))
+    assert bright > unguided[0]
+    assert dark < unguided[1]
+    with pytest.raises(ValueError, match="classes"):
+        create_model("ddpm", **SMALL, classes=0).draw(1, groups=torch.tensor([0]))
+
+
+def test_glide_reads_words_and_what_is_known() -> None:
+    torch.manual_seed(0)
+    model = create_model("glide", **SMALL).eval()
+    for p in model.parameters():  # nothing may hide behind weights that begin at zero
+        p.data += 0.02 * torch.randn_like(p)
+    x, known = torch.randn(2, 2, 3, 16, 16)
+    t, mask = torch.tensor([5, 500]), torch.ones(2, 1, 16, 16)
+    one, other, none = words([9, 10], [9, 10]), words([9, 11], [9, 10]), torch.zeros(2, 16, dtype=torch.long)
+    with torch.no_grad():
+        first = model(x, t, one).noise
+        differs = [(model(x, t, given).noise - first).abs().amax((1, 2, 3)) > 1e-6 for given in (other, none)]
+        assert differs[0].tolist() == [True, False]
+        assert differs[1].all()
+        assert not torch.equal(model(x, t, one, known, mask).noise, first)
+        assert torch.equal(model(x, t, one, known, 0 * mask).noise, first)
+        drawn = model.draw(one, 1, steps=3)
+        assert not torch.equal(drawn, model.draw(other, 1, steps=3)[[0, 0]])
+        steered = model.draw(one, 1, steps=3, log_probability=lambda x, t: 500 * x.mean((1, 2, 3)))
+    assert (steered.mean((1, 2, 3)) > drawn.mean((1, 2, 3))).all()
+
+
+def test_what_is_hidden_is_one_square() -> None:
+    torch.manual_seed(0)
+    mask = hidden_square(torch.zeros(50, 3, 32, 32))
+    hidden = 1 - mask[:, 0]
+    rows, columns = hidden.amax(2).sum(1), hidden.amax(1).sum(1)
+    torch.testing.assert_close(rows * columns, hidden.sum((1, 2)))
+    assert ((rows - columns).abs() <= 1).all()
+    assert rows.amin() >= 7
+    assert rows.amax() <= 25
+
+
+def test_each_player_learns_from_its_own_loss() -> None:
+    torch.manual_seed(0)
+    judge, x = nn.Linear(3, 1), torch.randn(2, 3, requires_grad=True)
+    held(judge, x).sum().backward()
+    assert x.grad is not None
+    assert all(p.grad is None for p in judge.parameters())
+
+
+def test_the_penalty_of_a_linear_critic_is_its_slope() -> None:
+    critic = nn.Linear(12, 1)
+    x = torch.randn(5, 3, 2, 2, requires_grad=True)
+    norms = gradient_norms(critic(x.flatten(1))[:, 0], x)
+    torch.testing.assert_close(norms, critic.weight.norm().expand(5))
+    norms.sum().backward()
+    assert critic.weight.grad is not None
+    torch.testing.assert_close(critic.weight.grad, 5 * critic.weight.detach() / critic.weight.detach().norm())
+
+
+def test_the_generator_waits_for_its_critic() -> None:
+    torch.manual_seed(0)
+    model, batch = create_model("wgan_gp", width=8), {"pictures": torch.zeros(2, 3, 32, 32)}
+    turns = []
+    for _ in range(4):
+        model.zero_grad()
+        model.loss(batch).backward()
+        turns.append(model.generator[0].weight.grad is not None)
+        assert model.critic[-2].weight.grad is not None
+    assert turns == [True, False, True, False]
+
+
+def test_df_gan_fuses_words_in_every_block() -> None:
+    torch.manual_seed(0)
+    model = create_model("df_gan", width=4).eval()
+    for p in model.generator.parameters():  # at first the affine maps leave all as it is
+        p.data += 0.1 * torch.randn_like(p)
+    one, other = words([9, 10]), words([9, 11])
+    with torch.no_grad():
+        assert not torch.equal(model.draw(one, 1), model.draw(other, 1))
+        assert not torch.equal(model.draw(one, 1), model.draw(one, 2))
