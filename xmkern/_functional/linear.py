@@ -10,6 +10,7 @@ from torch.nn import functional as F
 _LEAST_ROWS = 64
 # oneDNN sums over this axis in one go: longer ones would round more than twice as much as the BLAS does.
 _LONGEST_SUM = 2048
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,7 +38,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        type(x) is Tensor
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.dtype == weight.dtype
@@ -46,10 +48,8 @@ def _serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.numel() >= _LEAST_ROWS * x.shape[-1]
         and weight.dim() == 2
         and x.shape[-1] == weight.shape[1] <= _LONGEST_SUM
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and _AVAILABLE
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
 

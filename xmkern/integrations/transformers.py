@@ -109,7 +109,8 @@ def _mask(
     causal = mask_function is causal_mask_function and allow_is_causal_skip
     if (
         not (causal or (mask_function is bidirectional_mask_function and allow_is_bidirectional_skip))
-        or isinstance(q_offset, Tensor)  # of a static cache, whose masks are made before the model is called
+        or isinstance(q_offset, Tensor)  # of a static cache, for which masks are made before the model is called
+        or (causal and kv_length + kv_offset != q_length + q_offset)  # likewise, while it is filled
         or torch.compiler.is_compiling()  # what follows looks at values
     ):
         return sdpa_mask(
