@@ -1,12 +1,13 @@
 """Whole models as people run them, with our kernels and without: time of a forward pass and of a training step, the
 most bytes of tensors at a time, and where the time goes.
 
-Without is what the library does by itself: eager attention where a class knows no other, else torch's fused one. With is
-``patch(model)``, and ``attn_implementation="xmkern"`` where it can be chosen. Weights are random, sizes are those of the
-published models, batches small.
+Without is what the library does by itself: eager attention where a class knows no other, else torch's fused one. With
+is ``patch(model)``, and ``attn_implementation="xmkern"`` where it can be chosen. Weights are random, sizes are those of
+the published models (the UNet's is smaller), batches small.
 """
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,18 +37,18 @@ def words(batch: int, length: int) -> Inputs:
 
 def visual_bert() -> tuple[nn.Module, Inputs]:
     model = hf.VisualBertModel(hf.VisualBertConfig(visual_embedding_dim=2048))
-    visual = {"visual_embeds": torch.randn(4, 36, 2048), "visual_attention_mask": torch.ones(4, 36)}
-    return model, {**words(4, 64), **visual}
+    visual = {"visual_embeds": torch.randn(8, 36, 2048), "visual_attention_mask": torch.ones(8, 36)}
+    return model, {**words(8, 64), **visual}
 
 
 def vilt() -> tuple[nn.Module, Inputs]:
-    images = {"pixel_values": torch.randn(2, 3, 384, 384), "pixel_mask": torch.ones(2, 384, 384, dtype=torch.long)}
-    return hf.ViltModel(hf.ViltConfig()), {**words(2, 40), **images}
+    images = {"pixel_values": torch.randn(4, 3, 384, 384), "pixel_mask": torch.ones(4, 384, 384, dtype=torch.long)}
+    return hf.ViltModel(hf.ViltConfig()), {**words(4, 40), **images}
 
 
 def lxmert() -> tuple[nn.Module, Inputs]:
-    visual = {"visual_feats": torch.randn(4, 36, 2048), "visual_pos": torch.rand(4, 36, 4)}
-    return hf.LxmertModel(hf.LxmertConfig()), {**words(4, 20), **visual}
+    visual = {"visual_feats": torch.randn(8, 36, 2048), "visual_pos": torch.rand(8, 36, 4)}
+    return hf.LxmertModel(hf.LxmertConfig()), {**words(8, 20), **visual}
 
 
 def clip() -> tuple[nn.Module, Inputs]:
@@ -60,7 +61,7 @@ def t5() -> tuple[nn.Module, Inputs]:
 
 
 def git() -> tuple[nn.Module, Inputs]:
-    return hf.GitModel(hf.GitConfig()), {**words(2, 40), "pixel_values": torch.randn(2, 3, 224, 224)}
+    return hf.GitModel(hf.GitConfig()), {**words(4, 40), "pixel_values": torch.randn(4, 3, 224, 224)}
 
 
 def unet() -> tuple[nn.Module, Inputs]:
@@ -146,11 +147,12 @@ class Contest:
                 outputs(model, self.inputs)
 
 
+_FUSED = "aten::_scaled_dot_product_flash_attention_for_cpu"
 PARTS = {
     "attention": (
-        "aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data",
-        "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
-        "xmkern::attention", "xmkern::attention_backward", "xmkern::cross_attention", "xmkern::cross_attention_backward",
+        "aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data", _FUSED, f"{_FUSED}_backward",
+        "xmkern::attention", "xmkern::attention_backward", "xmkern::cross_attention",
+        "xmkern::cross_attention_backward",
     ),
     "products": (
         "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "aten::mkldnn_convolution",
@@ -160,7 +162,7 @@ PARTS = {
 
 
 def look(call: Callable[[], Any]) -> tuple[dict[str, float], float]:
-    """Shares of a call's time, and the most bytes that the tensors made in it had at a time (kernels' scratch apart)."""
+    """Shares of a call's time, and the most bytes that tensors made in it had at a time (kernels' scratch apart)."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     events = seen.key_averages()
@@ -177,24 +179,20 @@ def look(call: Callable[[], Any]) -> tuple[dict[str, float], float]:
     return shares, most
 
 
-def rows(names: list[str]) -> list[dict[str, Any]]:
-    out = []
-    for name in names:
-        for dtype_name, dtype in DTYPES.items():
-            contest = Contest.of(MODELS[name], dtype)
-            contest.check()
-            for train in (False, True):
-                times = alternate({who: partial(contest.call, who, train) for who in contest.models}, 6.0, 5, burst=1)
-                looks = {who: look(partial(contest.call, who, train)) for who in contest.models}
-                row: dict[str, Any] = {"model": name, "mode": "training" if train else "inference", "dtype": dtype_name}
-                row |= {f"{who}_ms": round(time * 1e3, 2) for who, time in times.items()}
-                row["ratio"] = round(times["before"] / times["xmkern"], 3)
-                row |= {f"{who}_mb": round(most / 1e6, 1) for who, (_, most) in looks.items()}
-                for who, (shares, _) in looks.items():
-                    row |= {f"{who}_{part}_share": round(share, 3) for part, share in shares.items()}
-                out.append(row)
-                print(f"{name:14} {row['mode']:9} {dtype_name:9} {row['ratio']:.2f}x", flush=True)
-    return out
+def measure(name: str, dtype: str, train: bool) -> dict[str, Any]:
+    contest = Contest.of(MODELS[name], DTYPES[dtype])
+    contest.check()
+    calls = {who: partial(contest.call, who, train) for who in contest.models}
+    times = alternate(calls, 6.0, 5, burst=1)
+    looks = {who: look(call) for who, call in calls.items()}
+    row: dict[str, Any] = {"model": name, "mode": "training" if train else "inference", "dtype": dtype}
+    row |= {f"{who}_ms": round(time * 1e3, 2) for who, time in times.items()}
+    row["ratio"] = round(times["before"] / times["xmkern"], 3)
+    row |= {f"{who}_mb": round(most / 1e6, 1) for who, (_, most) in looks.items()}
+    for who, (shares, _) in looks.items():
+        row |= {f"{who}_{part}_share": round(share, 3) for part, share in shares.items()}
+    print(f"{name:14} {row['mode']:9} {dtype:9} {row['ratio']:.2f}x", flush=True)
+    return row
 
 
 def table(measured: list[dict[str, Any]]) -> str:
@@ -214,7 +212,7 @@ def table(measured: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     hf.logging.set_verbosity_error()
-    measured = rows(list(MODELS))
+    measured = [measure(*case) for case in itertools.product(MODELS, DTYPES, (False, True))]
     print(table(measured))
     path = write_rows("models", measured)
     print(f"\nrows in {path.relative_to(RESULTS.parent.parent)}")

@@ -9,13 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss  # noqa: E402
-from sentence_transformers.util import dot_score  # noqa: E402
-from sentence_transformers.util import maxsim as their_maxsim  # noqa: E402
-from sentence_transformers.util import mean_maxsim as their_mean_maxsim  # noqa: E402
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.util import dot_score
+from sentence_transformers.util import maxsim as their_maxsim
+from sentence_transformers.util import mean_maxsim as their_mean_maxsim
 
-from xmkern.integrations import sentence_transformers as integration  # noqa: E402
-from xmkern.testing import assert_matches_reference  # noqa: E402
+from xmkern.integrations import sentence_transformers as integration
+from xmkern.testing import assert_matches_reference
 
 BOTH = ("query_to_doc", "doc_to_query")
 

@@ -37,7 +37,7 @@ def test_layers_of_torch_come_by():
 
 def test_other_devices_are_left():
     q = torch.empty(1, 1, 2, 4, device="meta")
-    with pytest.raises(RuntimeError, match="no call .* on the CPU came .* and 1 on other devices"):  # noqa: SIM117
+    with pytest.raises(RuntimeError, match=r"no call .* on the CPU came .* and 1 on other devices"):  # noqa: SIM117
         with scaled_dot_product_attention():
             assert F.scaled_dot_product_attention(q, q, q).is_meta
 
