@@ -100,8 +100,8 @@ def _blip_text(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if weights_are_wanted(kwargs):
-        states = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values)
-        return type(module).forward(module, *states, **kwargs)
+        given = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values)
+        return type(module).forward(module, *given, **kwargs)
     crosses = encoder_hidden_states is not None
     mask = encoder_attention_mask if crosses else attention_mask
     both = isinstance(past_key_values, EncoderDecoderCache)
@@ -180,7 +180,7 @@ _ACTIVATIONS = {
 }
 
 
-def _activation(module: Any) -> str | None:
+def _activation(module: Any) -> Any:
     name = "activation_fn" if hasattr(module, "activation_fn") else "intermediate_act_fn"
     return _ACTIVATIONS.get(type(getattr(module, name)).__name__)
 

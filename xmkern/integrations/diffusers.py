@@ -119,9 +119,9 @@ def patch(model: nn.Module) -> dict[str, int]:
     changed: Counter[str] = Counter()
     for module in model.modules():
         if isinstance(module, Attention) and type(module.processor) in _PLAIN and _serves(module):
-            module._xmkern_before = module.processor
+            module.__dict__["_xmkern_before"] = module.processor
             changed[type(module.processor).__name__] += 1
-            module.set_processor(AttnProcessor())
+            module.set_processor(AttnProcessor())  # type: ignore[arg-type]
     if not changed:
         raise ValueError(f"model: {type(model).__name__} has no attention module with a plain processor")
     return dict(changed)
@@ -133,7 +133,8 @@ def unpatch(model: nn.Module) -> dict[str, int]:
     changed: Counter[str] = Counter()
     for module in model.modules():
         if isinstance(module, Attention) and isinstance(module.processor, AttnProcessor):
-            module.set_processor(module.__dict__.pop("_xmkern_before", None) or AttnProcessor2_0())
+            before: Any = module.__dict__.pop("_xmkern_before", None) or AttnProcessor2_0()
+            module.set_processor(before)
             changed[type(module.processor).__name__] += 1
     if not changed:
         raise ValueError(f"model: {type(model).__name__} has no attention module with a processor of ours")
