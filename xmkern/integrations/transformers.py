@@ -74,8 +74,8 @@ def _attention(
                 f"attn_implementation={NAME!r} does not know {name}, which {type(module).__name__} asks for"
             )
     if attention_mask is None and query.shape[2] > 1:
-        # Also where a static cache has places beyond the queries: none of them sees those.
-        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        # A module that does not say is not causal: where a mask was asked for, the diagonal came with it.
+        causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
         attention_mask = masks.causal() if causal else None
     if weights_are_wanted(kwargs):
         eager = sys.modules[type(module).__module__].eager_attention_forward
@@ -120,8 +120,6 @@ def _mask(
     visible = None if attention_mask is None else _keys(attention_mask, kv_length, kv_offset)
     offset = q_offset - kv_offset
     if causal and offset < kv_length - 1:  # else the first query sees all
-        if offset == 0 and visible is None and q_length > 1:
-            return None  # the attention knows by itself, and so does transformers' own where weights are asked for
         diagonal = masks.causal(offset)
         visible = diagonal if visible is None else visible & diagonal
     return visible
