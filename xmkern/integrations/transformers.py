@@ -67,16 +67,15 @@ def _attention(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """query [B, H, L, D], key and value [B, Hk, S, D] -> [B, L, H, D], and None or the weights [B, H, L, S]"""
+    """``is_causal`` is not asked, as eager attention does not ask it: where there is a diagonal, the mask has it, and
+    some modules that are not causal say that they are.
+
+    query [B, H, L, D], key and value [B, Hk, S, D] -> [B, L, H, D], and None or the weights [B, H, L, S]"""
     for name in ("softcap", "s_aux", "cache"):
         if kwargs.get(name) is not None:
             raise ValueError(
                 f"attn_implementation={NAME!r} does not know {name}, which {type(module).__name__} asks for"
             )
-    if attention_mask is None and query.shape[2] > 1:
-        # A module that does not say is not causal: where a mask was asked for, the diagonal came with it.
-        causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-        attention_mask = masks.causal() if causal else None
     if weights_are_wanted(kwargs):
         eager = sys.modules[type(module).__module__].eager_attention_forward
         if position_bias is not None:
