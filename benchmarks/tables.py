@@ -37,6 +37,7 @@ SUMMARY = {
     "damsm": ("DAMSM, forward + backward", "the loop over captions"),
     "transport": ("optimal transport", "eager PyTorch"),
     "diffusion": ("diffusion, a sampler's step", "diffusers"),
+    "models": ("whole models, a forward pass or a training step", "the library by itself"),
     "hamming": ("Hamming search, 2^20 codes", "better mode of FAISS"),
 }
 # Tables that are not their benchmark's only one.

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from tests.nn import open_clip_loss
 from xmkern import distributed, functional
-from xmkern.distributed import exchange
+from xmkern.distributed import ShardedBinaryIndex, exchange
+from xmkern.hamming import BinaryIndex
 from xmkern.nn import ClipLoss, SigLipLoss
 from xmkern.testing import assert_matches_reference
 
@@ -237,6 +238,45 @@ def siglip_loss_equals_open_clips():
     for dist_impl in (None, "bidir", "shift", "reduce", "gather"):
         options = (True, dist.get_rank(), dist.get_world_size(), dist_impl)
         check_equal_to_open_clip(SigLipLoss(*options), open_clip_loss.SigLipLoss(*options))
+
+
+def raised(error, call):
+    """What the call says when it raises this, on every rank."""
+    try:
+        call()
+    except error as caught:
+        return str(caught)
+    raise AssertionError(f"no {error.__name__}")
+
+
+@check
+def sharded_search_equals_one_index():
+    """With few bits, so that most of what is found is as near as something else."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    sizes, more = uneven(), [40, 7, 0, 90][:world]
+    codes = [torch.randint(16, (n, 1), dtype=torch.uint8) for n in [*sizes, *more]]
+    queries = torch.randint(16, (sum(sizes), 1), dtype=torch.uint8)
+    sharded, single = ShardedBinaryIndex(4), BinaryIndex(4)
+    for start in (0, world):
+        sharded.add(codes[start + rank])
+    begin = [0, sum(sizes)]
+    for r in range(world):  # one shard after the other, each with its ids of both times
+        for start, counts, base in ((0, sizes, begin[0]), (world, more, begin[1])):
+            first = base + sum(counts[:r])
+            single.add(codes[start + r], range(first, first + counts[r]))
+    for k in (0, 1, 5, 1000):
+        expected = single.search(queries, k)
+        for found, one in zip(sharded.search(queries[own(sizes)], k), expected, strict=True):
+            assert torch.equal(found, one[own(sizes)])
+        for found, one in zip(sharded.search(queries[own(sizes)].numpy(), k), expected, strict=True):
+            assert (found == one[own(sizes)].numpy()).all()
+    assert "by all ranks or by none" in raised(
+        ValueError, lambda: sharded.add(codes[0], list(range(900, 900 + len(codes[0]))) if rank == 0 else None)
+    )
+    for taken in (2, 900):  # is there already; comes from every rank
+        assert "must be new to all shards" in raised(ValueError, lambda ids=[taken]: sharded.add(codes[world][:1], ids))
+    sharded.add(codes[world][:1], [1000 + rank])
+    assert {1000 + rank} <= set(sharded.shard.ids.tolist())
 
 
 class Watch(TorchDispatchMode):

@@ -1,5 +1,7 @@
-"""Losses of a batch that is spread over the processes of :mod:`torch.distributed`, on gloo as on NCCL."""
+"""Losses of a batch, on gloo as on NCCL, and search in codes, that are spread over the processes of
+:mod:`torch.distributed`."""
 
 from xmkern.distributed.contrastive import info_nce, sigmoid_contrastive
+from xmkern.distributed.hamming import ShardedBinaryIndex
 
-__all__ = ["info_nce", "sigmoid_contrastive"]
+__all__ = ["ShardedBinaryIndex", "info_nce", "sigmoid_contrastive"]

@@ -9,6 +9,7 @@ from xmkern.nn.cross_attention import CrossAttention, GatedCrossAttention, SelfA
 from xmkern.nn.feed_forward import FeedForward
 from xmkern.nn.fusion import CoAttentionBlock, CrossModalityBlock
 from xmkern.nn.losses import ClipLoss, SigLipLoss
+from xmkern.nn.swap import replace, restore
 from xmkern.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
@@ -26,4 +27,6 @@ __all__ = [
     "TransformerBlock",
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
+    "replace",
+    "restore",
 ]

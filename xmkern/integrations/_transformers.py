@@ -1,0 +1,261 @@
+"""What :func:`xmkern.integrations.transformers.patch` puts in place of which class's forward.
+
+An adapter takes the module and the arguments of forward. What it does not do, or where a submodule is no longer the
+plain layer whose parameters it would read, it leaves to the class's own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import EncoderDecoderCache
+from transformers.utils.output_capturing import _active_collector
+
+from xmkern._functional.linear import linear
+from xmkern.functional import add_layer_norm, add_rms_norm, attention, bias_activation, bias_dropout_add
+from xmkern.masks import Mask, causal
+
+
+class Adapter(NamedTuple):
+    function: Callable[..., Any]
+    knows: Callable[[Any], bool] = lambda module: True  # whether the module is as the function expects it
+
+
+def weights_are_wanted(kwargs: dict[str, Any]) -> bool:
+    """Whether somebody reads the weights that an attention returns: by the argument, or by a hook of transformers."""
+    return bool(kwargs.get("output_attentions")) or any("attentions" in key for key in _active_collector.get() or ())
+
+
+def additive(mask: Mask | Tensor | None, query: Tensor, S: int) -> Tensor | None:
+    """A mask as eager attention takes it: [B, H, L, S] of query's dtype, which is added to the scores."""
+    B, H, L, _ = query.shape
+    visible = mask.to_dense(B, H, L, S).to(query.device) if isinstance(mask, Mask) else mask
+    if visible is None or visible.dtype != torch.bool:
+        return visible
+    return torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, torch.finfo(query.dtype).min)
+
+
+# ---- attention ---------------------------------------------------------------------------------------------------
+
+
+def _rate(dropout: Any) -> float:
+    return dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.0
+
+
+def _heads(x: Tensor, size: int) -> Tensor:
+    """[B, L, H * size] -> [B, H, L, size]"""
+    return x.unflatten(-1, (-1, size)).transpose(1, 2)
+
+
+def _merged(out: Tensor) -> Tensor:
+    """[B, H, L, D] -> [B, L, H * D]"""
+    return out.transpose(1, 2).flatten(2)
+
+
+def _bert(
+    module: Any, hidden_states: Tensor, attention_mask: Any = None, output_attentions: bool = False
+) -> tuple[Tensor, ...]:
+    return _lxmert(module, hidden_states, None, attention_mask, output_attentions)
+
+
+def _lxmert(
+    module: Any,
+    hidden_states: Tensor,
+    context: Tensor | None,
+    attention_mask: Any = None,
+    output_attentions: bool = False,
+) -> tuple[Tensor, ...]:
+    if output_attentions:
+        states = (hidden_states,) if context is None else (hidden_states, context)
+        return type(module).forward(module, *states, attention_mask, output_attentions)
+    context = hidden_states if context is None else context
+    size = module.attention_head_size
+    query, key, value = (
+        _heads(layer(x), size)
+        for layer, x in ((module.query, hidden_states), (module.key, context), (module.value, context))
+    )
+    return (_merged(attention(query, key, value, attention_mask, dropout_p=_rate(module.dropout))),)
+
+
+def _git(
+    module: Any, hidden_states: Tensor, attention_mask: Any = None, past_key_values: Any = None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    if weights_are_wanted(kwargs):
+        return type(module).forward(module, hidden_states, attention_mask, past_key_values, **kwargs)
+    size = module.attention_head_size
+    query, key, value = (_heads(layer(hidden_states), size) for layer in (module.query, module.key, module.value))
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, module.layer_idx)
+    return _merged(attention(query, key, value, attention_mask, dropout_p=_rate(module.dropout))), None
+
+
+def _blip_text(
+    module: Any,
+    hidden_states: Tensor,
+    attention_mask: Any = None,
+    encoder_hidden_states: Tensor | None = None,
+    encoder_attention_mask: Any = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if weights_are_wanted(kwargs):
+        given = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values)
+        return type(module).forward(module, *given, **kwargs)
+    crosses = encoder_hidden_states is not None
+    mask = encoder_attention_mask if crosses else attention_mask
+    both = isinstance(past_key_values, EncoderDecoderCache)
+    cache = past_key_values
+    if both:
+        cache = past_key_values.cross_attention_cache if crosses else past_key_values.self_attention_cache
+    if crosses and both and past_key_values.is_updated.get(module.layer_idx):
+        key, value = cache.layers[module.layer_idx].keys, cache.layers[module.layer_idx].values
+    else:
+        states = encoder_hidden_states if crosses else hidden_states
+        key, value = (_heads(layer(states), module.attention_head_size) for layer in (module.key, module.value))
+        if cache is not None:
+            key, value = cache.update(key, value, module.layer_idx)
+            if crosses and both:
+                past_key_values.is_updated[module.layer_idx] = True
+    query = _heads(module.query(hidden_states), module.attention_head_size)
+    return _merged(attention(query, key, value, mask, dropout_p=_rate(module.dropout))), None
+
+
+def _packed(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """[B, L, 3 * H * D] -> three [B, H, L, D]"""
+    return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _blip_vision(module: Any, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
+    if weights_are_wanted(kwargs):
+        return type(module).forward(module, hidden_states, **kwargs)
+    out = attention(
+        *_packed(module.qkv(hidden_states), module.num_heads), scale=module.scale, dropout_p=_rate(module.dropout)
+    )
+    return module.projection(_merged(out)), None
+
+
+def _timesformer(module: Any, hidden_states: Tensor, output_attentions: bool = False) -> tuple[Tensor, ...]:
+    if output_attentions:
+        return type(module).forward(module, hidden_states, output_attentions)
+    heads = _packed(module.qkv(hidden_states), module.num_heads)
+    return (_merged(attention(*heads, scale=module.scale, dropout_p=_rate(module.attn_drop))),)
+
+
+def _image_gpt(module: Any, hidden_states: Tensor, *args: Any, output_attentions: bool = False, **kwargs: Any) -> tuple:
+    """The class's own forward, and within it another attention."""
+    own = module if output_attentions else _WithAttention(module)
+    return type(module).forward(own, hidden_states, *args, output_attentions=output_attentions, **kwargs)
+
+
+class _WithAttention:
+    """An ImageGPTAttention but for ``_attn``."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def _attn(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None) -> tuple[Tensor, None]:
+        module = self._module
+        scale = query.shape[-1] ** -0.5 if module.scale_attn_weights else 1.0
+        if module.scale_attn_by_inverse_layer_idx:
+            scale /= module.layer_idx + 1
+        mask = None if module.is_cross_attention else causal(key.shape[2] - query.shape[2])
+        dropout_p = _rate(module.attn_dropout)
+        return attention(query, key, value, mask, bias=attention_mask, scale=scale, dropout_p=dropout_p), None
+
+
+# ---- what follows a product --------------------------------------------------------------------------------------
+
+_ACTIVATIONS = {
+    "GELUActivation": "gelu",
+    "GELUTanh": "gelu_tanh",
+    "NewGELUActivation": "gelu_tanh",
+    "QuickGELUActivation": "quick_gelu",
+    "ReLU": "relu",
+    "SiLU": "silu",
+    "SiLUActivation": "silu",
+}
+
+
+def _activation(module: Any) -> Any:
+    name = "activation_fn" if hasattr(module, "activation_fn") else "intermediate_act_fn"
+    return _ACTIVATIONS.get(type(getattr(module, name)).__name__)
+
+
+def _plain(*layers: Any) -> bool:
+    """Whether a layer is torch's own and nobody listens to it, so that its parameters say all."""
+    return all(
+        type(layer) in (nn.Linear, nn.LayerNorm)
+        and getattr(layer.__dict__.get("forward"), "__func__", _linear) is _linear
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        for layer in layers
+    )
+
+
+def _linear(layer: Any, x: Tensor) -> Tensor:
+    return linear(x, layer.weight, layer.bias)
+
+
+def _intermediate(module: Any, hidden_states: Tensor) -> Tensor:
+    if not _plain(module.dense):
+        return type(module).forward(module, hidden_states)
+    return bias_activation(linear(hidden_states, module.dense.weight), module.dense.bias, _activation(module))
+
+
+def _mlp(module: Any, hidden_states: Tensor) -> Tensor:
+    if not _plain(module.fc1):
+        return type(module).forward(module, hidden_states)
+    hidden = bias_activation(linear(hidden_states, module.fc1.weight), module.fc1.bias, _activation(module))
+    return module.fc2(hidden)
+
+
+def _post_norm(module: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+    dense, norm = module.dense, module.LayerNorm
+    if not _plain(dense, norm):
+        return type(module).forward(module, hidden_states, input_tensor)
+    return add_layer_norm(
+        linear(hidden_states, dense.weight), input_tensor, norm.weight, norm.bias, linear_bias=dense.bias,
+        dropout_p=_rate(module.dropout), eps=norm.eps,
+    )  # fmt: skip
+
+
+def _residual(module: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+    if not _plain(module.dense):
+        return type(module).forward(module, hidden_states, input_tensor)
+    out = linear(hidden_states, module.dense.weight)
+    return bias_dropout_add(out, input_tensor, module.dense.bias, dropout_p=_rate(module.dropout))
+
+
+def _rms_norm(module: Any, hidden_states: Tensor) -> Tensor:
+    return add_rms_norm(hidden_states, weight=module.weight, eps=module.variance_epsilon)
+
+
+def _known_activation(module: Any) -> bool:
+    return _activation(module) is not None
+
+
+_POST_NORM, _INTERMEDIATE = Adapter(_post_norm), Adapter(_intermediate, _known_activation)
+_MLP, _RESIDUAL = Adapter(_mlp, _known_activation), Adapter(_residual)
+_BERT = Adapter(_bert)
+
+ADAPTERS: dict[str, Adapter] = {
+    "BlipAttention": Adapter(_blip_vision),
+    "BlipTextSelfAttention": Adapter(_blip_text),
+    "FlavaSelfAttention": _BERT,
+    "GitSelfAttention": Adapter(_git),
+    "ImageGPTAttention": Adapter(_image_gpt),
+    "LxmertAttention": Adapter(_lxmert),
+    "TimesformerSelfAttention": Adapter(_timesformer),
+    "ViltSelfAttention": _BERT,
+    "VisualBertSelfAttention": _BERT,
+    **{f"{name}Intermediate": _INTERMEDIATE for name in ("BlipText", "Flava", "Git", "Lxmert", "Vilt", "VisualBert")},
+    **{f"{name}Output": _POST_NORM for name in ("BlipText", "Git", "Lxmert", "LxmertAttention", "VisualBert")},
+    **{f"{name}SelfOutput": _POST_NORM for name in ("BlipText", "Git", "VisualBert")},
+    **{f"{name}Output": _RESIDUAL for name in ("Flava", "Vilt")},
+    **{f"{name}MLP": _MLP for name in ("Blip", "CLIP", "GitVision")},
+    "Linear": Adapter(_linear, lambda module: type(module) is nn.Linear),
+    "T5LayerNorm": Adapter(_rms_norm),
+}
