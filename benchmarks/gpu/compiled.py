@@ -30,7 +30,7 @@ INSTRUCTIONS = {
     "tcgen05": r"tcgen05\.mma",
     "popc": r"popc\.b32",
     "exp2": r"ex2\.approx",
-    "load128": rf"ld\.global[\w.:]*{_WIDE}|cp\.async\.cg[^;]* 0x10, 0x10",
+    "load128": rf"ld\.global[\w.:]*{_WIDE}|cp\.async\.cg",
     "store128": rf"st\.global[\w.:]*{_WIDE}",
 }
 

@@ -39,5 +39,3 @@ def recorder(found: list[tuple[Name, dict[str, Any]]]) -> Callable[..., None]:
         found.append((name_of(kernel), constants))
 
     return launch
-
-

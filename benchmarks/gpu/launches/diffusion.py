@@ -46,6 +46,7 @@ def plain(dtype: torch.dtype) -> None:
 
 def noise(dtype: torch.dtype) -> None:
     x, t, table = torch.zeros(2, 3, 64, 64, dtype=dtype), torch.zeros(2, dtype=torch.int64), torch.ones(10)
-    launcher.q_sample(x, t, table, None, 3, 5, "v")
+    for offset in (0, 5):  # numbers in 16s where samples are, and where they are not
+        launcher.q_sample(x, t, table, None, 3, offset, "v")
     launcher.q_sample(x, t, table, x, None, 0, "epsilon")
     launcher.philox_normal(x, 3, 2**40)
