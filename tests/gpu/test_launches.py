@@ -1,5 +1,6 @@
-"""What is compiled and interpreted is all that there is: kernels, rows of the tuning tables, kinds that a family has."""
+"""What is compiled and interpreted is all that there is: kernels, rows of the tuning tables, kinds of a family."""
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -24,11 +25,10 @@ Recorded = list[tuple[Name, dict[str, Any]]]
 @pytest.fixture(scope="module")
 def recorded() -> dict[int, tuple[Recorded, set[tuple[str, int]]]]:
     """What the listed calls launch, and the rows (kernel, number) of the chip's table that they take; by chip."""
-    found = {}
+    found, before = {}, tuning.chosen
     for chip in SHARED_BYTES:
         calls: Recorded = []
         rows: set[tuple[str, int]] = set()
-        before = tuning.chosen
 
         def chosen(kernel: str, which: Any, rows: set[tuple[str, int]] = rows, **call: int) -> tuning.Row:
             row = before(kernel, which, **call)
@@ -83,8 +83,6 @@ def test_every_kind_is_compiled(recorded: Any) -> None:
 
 
 def test_every_kernel_is_run_in_the_interpreter() -> None:
-    import os
-
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.gpu.interpreted"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)

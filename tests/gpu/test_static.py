@@ -19,13 +19,13 @@ pytestmark = pytest.mark.skipif(
     bool(os.environ.get("TRITON_INTERPRET")), reason="the interpreter is on, so kernels are not compiled"
 )
 
-MATRIX_UNITS = {80: "mma", 86: "mma", 90: "wgmma", 100: "tcgen05"}
+MATRIX_UNITS = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 CALLS = [
     pytest.param(family, launch, chip, id=f"{family}, {launch.name}, sm_{chip}")
     for chip in SHARED_BYTES
     for family in FAMILIES
     for launch in launches(family, chip)
-    if os.environ.get("XMKERN_THOROUGH") or (launch.usual and chip != 86)
+    if os.environ.get("XMKERN_THOROUGH") or (launch.usual and chip in static.CHIPS)
 ]
 
 
@@ -37,12 +37,12 @@ def test_no_regression(family: str, launch: Launch, chip: int) -> None:
 
 
 def test_the_table_is_of_what_is_launched() -> None:
-    wanted = {(family, launch.name, chip) for chip in SHARED_BYTES for family in FAMILIES
+    wanted = {(family, launch.name, chip) for chip in static.CHIPS for family in FAMILIES
               for launch in launches(family, chip)}  # fmt: skip
     assert set(static.table()) == wanted, "run: python -m benchmarks gpu --static"
 
 
-@pytest.mark.parametrize("chip", MATRIX_UNITS)
+@pytest.mark.parametrize("chip", static.CHIPS)
 @pytest.mark.parametrize(
     ("family", "kernels", "call"),
     [
@@ -59,7 +59,7 @@ def test_matrix_units_are_those_of_the_chip(family: str, kernels: set[str], call
     assert kernels <= used
 
 
-@pytest.mark.parametrize("chip", SHARED_BYTES)
+@pytest.mark.parametrize("chip", static.CHIPS)
 def test_what_memory_binds_moves_sixteen_bytes_at_a_time(chip: int) -> None:
     calls = [("diffusion", f"DDIM, {d}") for d in ("float32", "bfloat16")]
     calls += [("epilogue", f"norm of 1024, {d}") for d in ("float32", "bfloat16")]
@@ -69,7 +69,7 @@ def test_what_memory_binds_moves_sixteen_bytes_at_a_time(chip: int) -> None:
             assert {"load128", "store128"} <= set(row["instructions"].split()), (call, row["kernel"])
 
 
-@pytest.mark.parametrize("chip", SHARED_BYTES)
+@pytest.mark.parametrize("chip", static.CHIPS)
 def test_bits_are_counted_by_one_instruction(chip: int) -> None:
     for (family, call, of_chip), rows in static.table().items():
         if family == "hamming" and of_chip == chip:
