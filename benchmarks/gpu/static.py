@@ -63,14 +63,13 @@ def regressions(key: Key, found: list[Figures]) -> Iterator[str]:
 
 
 def write(found: dict[Key, list[dict[str, Any]]]) -> None:
-    """The rows of a whole family and chip take the place of those there were."""
-    made = {(family, chip) for family, _, chip in found}
-    kept = {key: rows for key, rows in table().items() if (key[0], key[2]) not in made}
-    everything = [row for key, rows in sorted((kept | found).items()) for row in rows]
+    """Puts the rows of some calls into the table, and takes those out whose calls are no more."""
+    listed = {(family, launch.name, chip) for family in FAMILIES for chip in CHIPS for launch in launches(family, chip)}
+    merged = {key: rows for key, rows in (table() | found).items() if key in listed}
     with PATH.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(everything)
+        writer.writerows(row for _, rows in sorted(merged.items()) for row in rows)
     table.cache_clear()
 
 
@@ -86,14 +85,17 @@ def _rows(job: tuple[str, str, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def main(families: Iterable[str] = FAMILIES, chips: Iterable[int] = CHIPS, jobs: int = 2) -> None:
+def main(
+    families: Iterable[str] = FAMILIES, chips: Iterable[int] = CHIPS, jobs: int = 2, usual_only: bool = False
+) -> None:
     """Compiles everything, in so many processes, and writes the table."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for family in families:
-            for chip in chips:
-                keys = [(family, launch.name, chip) for launch in launches(family, chip)]
+        for chip in chips:
+            for family in families:
+                wanted = [launch for launch in launches(family, chip) if launch.usual or not usual_only]
+                keys = [(family, launch.name, chip) for launch in wanted]
                 found = dict(zip(keys, pool.map(_rows, keys), strict=True))
                 write(found)
                 rows = [row for each in found.values() for row in each]
-                stack = max(row["stack"] for row in rows)
+                stack = max((row["stack"] for row in rows), default=0)
                 print(f"{family}, sm_{chip}: {len(rows)} kernels, at most {stack} bytes on the stack", flush=True)
