@@ -53,7 +53,7 @@ def sdpa(backend: str, causal: bool) -> Callable[..., Tensor]:
 
 
 @cache
-def _compiled_flex() -> Any:
+def compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention if DRY else torch.compile(flex_attention, dynamic=False)
@@ -72,7 +72,7 @@ def flex(sees: Callable[[int], Callable[..., Tensor]] | None) -> Callable[..., T
         score = None
         if bias is not None:
             score = lambda s, b, h, i, j: s + bias[0, h, i, j]  # noqa: E731
-        return _compiled_flex()(query, key, value, score_mod=score, block_mask=blocks.get(size))
+        return compiled_flex()(query, key, value, score_mod=score, block_mask=blocks.get(size))
 
     return call
 
@@ -100,5 +100,5 @@ def everyone(causal: bool, sees: Any, plain: bool, compiled: bool, scores: int) 
     if scores <= _MOST_SCORES:
         found["eager"] = plainly
     if compiled:
-        found |= {**(compiles(plainly) if scores <= _MOST_SCORES else {}), "flex": flex(sees)}
+        found |= {**(compiles(plainly) if scores <= _MOST_SCORES and not DRY else {}), "flex": flex(sees)}
     return found
