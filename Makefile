@@ -1,6 +1,7 @@
 # make demo   trains, indexes and searches on real data; writes demo/
 # make test   the whole test suite
 # make docs   the documentation, into build/site
+# make gpu-static   of the tests, those of the GPU side; XMKERN_THOROUGH=1 compiles everything
 # Each sets up what it needs: a virtual environment in .venv, the native build, the packages.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ CPP := $(shell find csrc python tests/native -name '*.h' -o -name '*.cpp' -o -na
 JOBS ?= 2
 BENCHMARKS := $(filter-out __init__ __main__ measure tables,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
-.PHONY: setup demo test docs lint format bench sanitize clean
+.PHONY: setup demo test gpu-static docs lint format bench sanitize clean
 
 setup: $(VENV)/.built
 
@@ -38,6 +39,10 @@ test: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "open build/site/index.html"
+
+# A part of the tests: every Triton kernel compiled for chips that are not here (docs/gpu.md).
+gpu-static: setup
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) tests/gpu
 
 bench: setup
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks $$name || exit 1; done

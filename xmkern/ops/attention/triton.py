@@ -62,6 +62,9 @@ class _Call:
         self.chip = gpu.chip_of(query.device)
         self.pads = tuple(max(16, power_of_two(d)) for d in (self.depth, self.value_depth))
 
+    def tiles(self, kernel: str, crowded: bool = False) -> Tiles:
+        return arguments.tiles_of(kernel, self.chip, max(self.pads), self.query.element_size(), crowded)
+
     def shape(self, unit: int) -> tuple[int, ...]:
         return (self.depth, self.value_depth, *self.pads, unit)
 
@@ -145,7 +148,7 @@ def _attend(call: _Call, out: Tensor, lse: Tensor) -> None:
         call.query, call.scale = -call.query, max(-call.scale, 1e-37)
     group = call.heads // call.key_heads
     crowded = call.bias_form > 2 or bool(call.dropout) or call.mask.needs_lists
-    tiles = arguments.forward_tiles(call.chip, max(call.pads), query.element_size(), crowded)
+    tiles = call.tiles("forward", crowded)
     packed = group > 1 and call.queries * group <= min(tiles.rows, _MAX_PACKED)
     rows = call.queries * group if packed else call.queries
     tiles = tiles.fit(rows, call.keys)
@@ -208,9 +211,8 @@ def attention_backward(
 
     out, grad_out, lse = dense(out), dense(grad_out), lse.contiguous()
     delta = torch.empty_like(lse)
-    depth, size = max(call.pads), query.element_size()
-    by_query = arguments.backward_tiles(call.chip, depth, size, of_keys=False).fit(call.queries, call.keys)
-    by_key = arguments.backward_tiles(call.chip, depth, size, of_keys=True).fit(call.queries, call.keys, of_keys=True)
+    by_query = call.tiles("grad_query").fit(call.queries, call.keys)
+    by_key = call.tiles("grad_key_value").fit(call.queries, call.keys, of_keys=True)
     unit = arguments.unit_of(call.query, call.key, call.value, out, grad_out, grad_query, grad_key, grad_value)
     with gpu.on(query):
         given = (*(operand(x, unit) for x in (call.query, call.key, call.value, grad_out)), (lse, delta))
@@ -236,7 +238,7 @@ def attention_backward(
 def _grad_bias(call: _Call, given: tuple[Any, ...], grad: Tensor, unit: int, toeplitz: bool) -> None:
     from xmkern.ops.attention import triton_bias as kernels
 
-    tiles = arguments.bias_tiles(call.chip, max(call.pads), call.query.element_size())
+    tiles = call.tiles("grad_bias")
     row_tiles, column_tiles = cdiv(call.queries, tiles.rows), cdiv(call.keys, tiles.keys)
     bins, bin_tile = grad.shape[-1], min(1024, max(16, power_of_two(grad.shape[-1])))
     shape: tuple[int, ...]

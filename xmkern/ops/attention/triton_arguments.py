@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern.ops import gpu
+from xmkern.ops import gpu, tuning
 from xmkern.ops.attention.layout import strides_of
 from xmkern.ops.attention.program import TENSOR_OPERANDS, Code, instructions
 from xmkern.ops.dropout import kept_scale, threshold_of
@@ -24,6 +24,10 @@ class Tiles:
     warps: int
     stages: int
 
+    @staticmethod
+    def of(row: tuning.Row) -> "Tiles":
+        return Tiles(row["rows"], row["keys"], row["warps"], row["stages"])
+
     def fit(self, queries: int, keys: int, of_keys: bool = False) -> "Tiles":
         """No larger than the matrix, where that saves work. of_keys: a program owns keys, and its sums are theirs."""
         rows = min(self.rows, max(16, power_of_two(queries)))
@@ -32,101 +36,10 @@ class Tiles:
         return Tiles(rows, keys, self.warps if whole else 4, self.stages)
 
 
-# Tiles by the padded head size, of three sorts of chip. What was weighed: registers do not spill, shared memory
-# suffices, matrix units are fed with as large tiles as that leaves. "crowded": a bias or dropout wants registers too.
-_FORWARD = {
-    # (bytes of an element, sort of chip): {head size: (plain, crowded)}
-    (2, "warpgroup"): {
-        64: (Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 3)),
-        128: (Tiles(128, 128, 8, 2), Tiles(128, 64, 8, 2)),
-        256: (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
-    },
-    (2, "large"): {
-        64: (Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 3)),
-        128: (Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 2)),
-        256: (Tiles(64, 32, 8, 2), Tiles(64, 32, 8, 2)),
-    },
-    (2, "small"): {
-        64: (Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2)),
-        128: (Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2)),
-        256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
-    },
-    (4, "warpgroup"): {
-        64: (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
-        128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
-        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
-    },
-    (4, "large"): {
-        64: (Tiles(32, 64, 4, 2), Tiles(32, 32, 4, 2)),
-        128: (Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2)),
-        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
-    },
-    (4, "small"): {
-        64: (Tiles(32, 64, 4, 2), Tiles(32, 32, 4, 2)),
-        128: (Tiles(32, 32, 4, 2), Tiles(16, 32, 4, 2)),
-    },
-}
-_BACKWARD = {
-    # (bytes of an element, sort of chip): {head size: (gradient of queries, of keys and values)}
-    (2, "warpgroup"): {
-        64: (Tiles(128, 64, 8, 2), Tiles(64, 128, 8, 2)),
-        128: (Tiles(128, 64, 8, 2), Tiles(32, 128, 8, 2)),
-        256: (Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 2)),
-    },
-    (2, "large"): {
-        64: (Tiles(128, 64, 8, 2), Tiles(32, 128, 8, 2)),
-        128: (Tiles(64, 64, 8, 2), Tiles(64, 64, 8, 2)),
-        256: (Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 2)),
-    },
-    (2, "small"): {
-        64: (Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
-        128: (Tiles(64, 32, 4, 2), Tiles(32, 64, 8, 2)),
-        256: (Tiles(32, 32, 4, 2), Tiles(32, 32, 8, 2)),
-    },
-    (4, "warpgroup"): {
-        64: (Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 2)),
-        128: (Tiles(32, 32, 8, 2), Tiles(16, 32, 8, 2)),
-        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
-    },
-    (4, "large"): {
-        64: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
-        128: (Tiles(32, 32, 8, 2), Tiles(16, 32, 8, 2)),
-        256: (Tiles(16, 32, 8, 2), Tiles(16, 32, 8, 2)),
-    },
-    (4, "small"): {
-        64: (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
-        128: (Tiles(16, 32, 4, 2), Tiles(16, 32, 8, 2)),
-    },
-}
-
-# Float32 heads of up to 64 on sm_100, crowded or for the gradient of queries: operands are split in registers there.
-_SPLIT = Tiles(64, 32, 8, 2)
-
-
-def _splits_registers(chip: Chip, depth: int, size: int) -> bool:
-    return chip.capability >= 100 and chip.sort == "warpgroup" and size == 4 and depth <= 64
-
-
-def forward_tiles(chip: Chip, depth: int, size: int, crowded: bool) -> Tiles:
-    """depth: the padded head size; size: bytes of an element; crowded: a bias or dropout wants registers too."""
-    if chip.capability >= 100 and size == 2 and depth == 256:
-        crowded = True  # the sums of heads of 256 pass through registers there
-    if crowded and _splits_registers(chip, depth, size):
-        return _SPLIT
-    return _FORWARD[size, chip.sort][max(64, depth)][crowded]
-
-
-def backward_tiles(chip: Chip, depth: int, size: int, of_keys: bool) -> Tiles:
-    if not of_keys and _splits_registers(chip, depth, size):
-        return _SPLIT
-    return _BACKWARD[size, chip.sort][max(64, depth)][of_keys]
-
-
-def bias_tiles(chip: Chip, depth: int, size: int) -> Tiles:
-    """Square: a diagonal of tiles is summed."""
-    if chip.sort == "warpgroup" and size == 2 and depth <= 128:
-        return Tiles(64, 64, 8, 1)
-    return Tiles(32, 32, 8, 2 if size == 2 else 1)
+def tiles_of(kernel: str, chip: Chip, depth: int, size: int, crowded: bool = False) -> Tiles:
+    """kernel: "forward", "grad_query", "grad_key_value" or "grad_bias", whose tiles are square: diagonals of them are
+    summed. depth: the padded head size; size: bytes of an element; crowded: a bias or dropout wants registers too."""
+    return Tiles.of(tuning.chosen(f"attention.{kernel}", chip, size=size, depth=depth, crowded=crowded))
 
 
 @dataclass(frozen=True)

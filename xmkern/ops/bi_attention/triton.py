@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern.ops import gpu
+from xmkern.ops import gpu, tuning
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.bi_attention import reference
 from xmkern.ops.gpu import cdiv, power_of_two
@@ -92,14 +92,14 @@ def _forward(
     x, y, w = (_dense(each) for each in (x, y, w))
     batches, heads, count, depth = x.shape
     unit = _unit(x, y, w, out)
-    rows, columns, chunk, part = _tiles(x, y, w)
+    tiles = _tiles("forward", x, y, w)
     gpu.launch(
-        kernels.forward_kernel, batches * heads * cdiv(count, rows) * cdiv(w.shape[3], part),
+        kernels.forward_kernel, batches * heads * cdiv(count, tiles["ROWS"]) * cdiv(w.shape[3], tiles["DEPTH"]),
         _operand(x, unit), _operand(y, unit), _operand(w, unit), _mask(x_mask), _mask(y_mask),
         _operand(out, unit), lse, scale,
         (heads, count, y.shape[2], depth // unit, w.shape[3] // unit),
-        TANH=tanh, SOFTMAX=softmax, EVEN=depth % chunk == 0, UNIT=unit, PRECISION=gpu.precision(x.dtype),
-        ROWS=rows, COLUMNS=columns, CHUNK=chunk, DEPTH=part, num_warps=8 if part > 128 else 4, num_stages=2,
+        TANH=tanh, SOFTMAX=softmax, EVEN=depth % tiles["CHUNK"] == 0, UNIT=unit,
+        PRECISION=gpu.precision(x.dtype), **tiles,
     )  # fmt: skip
 
 
@@ -111,26 +111,32 @@ def _gradients(own: Any, other: Any, scale: float, tanh: bool, softmax: bool) ->
     x, v, g, y, w, h = (_dense(each) for each in (x, v, g, y, w, h))
     batches, heads, count, depth = x.shape
     unit = _unit(x, v, g, y, w, h, grad_x, grad_v)
-    rows, columns, chunk, part = _tiles(x, y, x if depth > v.shape[3] else v)
+    tiles = _tiles("gradient", x, y, x if depth > v.shape[3] else v)
     depths = (depth, v.shape[3], w.shape[3])
     gpu.launch(
-        kernels.gradient_kernel, batches * heads * cdiv(count, rows) * cdiv(max(depths[:2]), part),
+        kernels.gradient_kernel, batches * heads * cdiv(count, tiles["ROWS"]) * cdiv(max(depths[:2]), tiles["DEPTH"]),
         *(_operand(each, unit) for each in (x, y, v, w, g, h)), _mask(x_mask), _mask(y_mask), x_sums, y_sums,
         _operand(grad_x, unit), _operand(grad_v, unit), scale,
         (heads, count, y.shape[2], *(each // unit for each in depths)),
-        TANH=tanh, SOFTMAX=softmax, EVEN=all(each % chunk == 0 for each in depths), UNIT=unit,
-        PRECISION=gpu.precision(x.dtype),
-        ROWS=rows, COLUMNS=columns, CHUNK=chunk, DEPTH=part, num_warps=8 if part > 64 else 4, num_stages=2,
+        TANH=tanh, SOFTMAX=softmax, EVEN=all(each % tiles["CHUNK"] == 0 for each in depths), UNIT=unit,
+        PRECISION=gpu.precision(x.dtype), **tiles,
     )  # fmt: skip
     return grad_x, grad_v
 
 
-def _tiles(x: Tensor, y: Tensor, w: Tensor) -> tuple[int, int, int, int]:
-    """Rows of x and of y, numbers at once of an inner product, and of what is summed up."""
-    rows, columns = min(64, max(16, power_of_two(x.shape[2]))), min(32, max(16, power_of_two(y.shape[2])))
-    chunk = min(128 // x.element_size(), max(16, power_of_two(x.shape[3])))
-    # The products before it are made again for each part of the depth.
-    return rows, columns, chunk, min(512 // x.element_size(), max(16, power_of_two(w.shape[3])))
+def _tiles(kernel: str, x: Tensor, y: Tensor, w: Tensor) -> dict[str, int]:
+    """Rows of x and of y, numbers at once of an inner product (CHUNK) and of what is summed up (DEPTH): the products
+    before it are made again for each part of the depth."""
+    size, depth = x.element_size(), max(16, power_of_two(w.shape[3]))
+    row = tuning.chosen(f"bi_attention.{kernel}", gpu.chip_of(x.device), size=size, depth=depth)
+    return {
+        "ROWS": min(row["rows"], max(16, power_of_two(x.shape[2]))),
+        "COLUMNS": min(row["columns"], max(16, power_of_two(y.shape[2]))),
+        "CHUNK": min(row["chunk"], max(16, power_of_two(x.shape[3]))),
+        "DEPTH": min(row["part"], depth),
+        "num_warps": row["warps"],
+        "num_stages": row["stages"],
+    }
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ gradient of x, and by x for that of y. A kernel that kept them on the chip would
 for which a row of 512 numbers and more leaves no tile large enough to be fast, and to compute the logits once more.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xmkern.ops import gpu
+from xmkern.ops import gpu, tuning
 from xmkern.ops.contrastive import reference
 from xmkern.ops.gpu import cdiv, power_of_two
 
@@ -32,19 +32,6 @@ class Tiles:
     depth: int
     warps: int
     stages: int
-
-
-# By (bytes of an element, sort of chip): of the forward, of the backward, and of matrices that these would cut into too
-# few. As large as registers allow, since each tile reads its rows of x and of y anew; of one depth, so that a logit has
-# the same bits wherever it is computed, and is never off from a log-sum-exp that it is a part of.
-_TILES = {
-    (2, "warpgroup"): (Tiles(128, 128, 64, 8, 3), Tiles(128, 128, 64, 8, 3), Tiles(64, 128, 64, 4, 3)),
-    (2, "large"): (Tiles(128, 128, 64, 8, 3), Tiles(128, 128, 64, 8, 3), Tiles(64, 64, 64, 4, 3)),
-    (2, "small"): (Tiles(128, 128, 32, 8, 3), Tiles(128, 128, 32, 8, 3), Tiles(64, 64, 32, 4, 3)),
-    (4, "warpgroup"): (Tiles(128, 128, 32, 8, 3), Tiles(128, 64, 32, 8, 3), Tiles(64, 64, 32, 4, 3)),
-    (4, "large"): (Tiles(128, 64, 32, 8, 3), Tiles(128, 64, 32, 8, 3), Tiles(64, 64, 32, 4, 3)),
-    (4, "small"): (Tiles(128, 64, 32, 8, 3), Tiles(128, 64, 32, 8, 3), Tiles(64, 64, 32, 4, 3)),
-}
 
 
 def refuses(x: Tensor, y: Tensor, *args: Any) -> str | None:
@@ -206,22 +193,22 @@ def _wide_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _tiles(kind: str, x: Tensor, y: Tensor, backward: bool, related: bool) -> Tiles:
-    sort = gpu.chip_of(x.device).sort
-    *large, small = _TILES[x.element_size(), sort]
-    tiles = large[backward]
-    wide = x.element_size() == 4
+    size, chip = x.element_size(), gpu.chip_of(x.device)
     # Registers must be left for a second sum a row, and for the places of flags in a matrix that may lie on its side.
-    if not backward and ((kind == "mil" and (wide or sort == "small")) or (related and wide)):
-        tiles = replace(tiles, columns=min(tiles.columns, 64))
+    call = {"size": size, "crowded": kind == "mil" or (related and size == 4)}
+    kernel = "contrastive.backward" if backward else "contrastive.forward"
+    row = tuning.chosen(kernel, chip, few=False, **call)
     rows = min(len(x), _STRIP) if backward else len(x)
-    if cdiv(rows, tiles.rows) * cdiv(len(y), tiles.columns) < _PROGRAMS // 4:
-        tiles = small
+    if cdiv(rows, row["rows"]) * cdiv(len(y), row["columns"]) < _PROGRAMS // 4:
+        row = tuning.chosen(kernel, chip, few=True, **call)
     return Tiles(
-        min(tiles.rows, max(16, power_of_two(len(x)))),
-        min(tiles.columns, max(16, power_of_two(len(y)))),
-        min(tiles.depth, max(16, power_of_two(x.shape[1]))),
-        tiles.warps,
-        tiles.stages,
+        min(row["rows"], max(16, power_of_two(len(x)))),
+        min(row["columns"], max(16, power_of_two(len(y)))),
+        # The table has one for all tiles: so a logit has the same bits wherever it is computed, and is never off from a
+        # log-sum-exp that it is a part of.
+        min(row["chunk"], max(16, power_of_two(x.shape[1]))),
+        row["warps"],
+        row["stages"],
     )
 
 

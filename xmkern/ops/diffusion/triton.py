@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern.ops import gpu
+from xmkern.ops import gpu, tuning
 from xmkern.ops.diffusion.reference import Numbers
 from xmkern.ops.gpu import cdiv, power_of_two
 
@@ -76,24 +76,27 @@ def diffusion_step_into(
         if dynamic or n.rescale:
             statistics = sample.new_empty(B, 2, dtype=torch.float32)
             rank = max(n.ratio, 0.0) * (elements - 1)
+            row = tuning.chosen("diffusion.statistics", gpu.chip_of(sample.device))
             _launch(
                 kernels.statistics_kernel, B, x, output, z, statistics, passed, elements, B, int(rank),
                 rank - int(rank), NOISE=_GIVEN if z is not None and n.churn else _NONE, GUIDED=guided,
-                RESCALED=n.rescale != 0, DYNAMIC=dynamic, BLOCK=min(2048, power_of_two(elements)), num_warps=8,
+                RESCALED=n.rescale != 0, DYNAMIC=dynamic, BLOCK=min(row["block"], power_of_two(elements)),
+                num_warps=row["warps"],
             )  # fmt: skip
-        row, masks = elements, None
+        in_row, masks = elements, None
         if mask is not None:
             if mask.dim() > 1 and mask.stride(1) == 0 and mask[0, 0].is_contiguous():
-                row, masks = elements // mask.shape[1], (mask, mask.stride(0))
+                in_row, masks = elements // mask.shape[1], (mask, mask.stride(0))
             else:
                 masks = _operand(mask)
         history = tuple(_operand(h) for h in (history1, history2, history3) if h is not None)
-        block, blocks = _blocks(elements, drawn)
+        block, blocks, warps = _blocks(sample, elements, drawn)
         _launch(
             kernels.step_kernel, B * blocks, x, output, z, None if known is None else _operand(known), masks, history,
-            statistics, previous, predicted, passed, seed or 0, offset, elements, B, row, blocks,
+            statistics, previous, predicted, passed, seed or 0, offset, elements, B, in_row, blocks,
             WEIGHTS=len(history), NOISE=source, VARIANCE=_VARIANCES[variance], GUIDED=guided, MASKED=mask is not None,
-            DYNAMIC=dynamic, ALIGNED=(offset | elements) % 16 == 0, BLOCK=block, num_warps=4,
+            DYNAMIC=dynamic, ALIGNED=(offset | elements) % 16 == 0, BLOCK=block,
+            num_warps=warps,
         )  # fmt: skip
 
 
@@ -119,13 +122,14 @@ def q_sample(
     if x0.numel() == 0:
         return noisy, made
     elements = x0.numel() // len(x0)
-    block, blocks = _blocks(elements, noise is None)
+    block, blocks, warps = _blocks(x0, elements, noise is None)
     with gpu.on(x0):
         _launch(
             kernels.q_sample_kernel, len(x0) * blocks, x0.contiguous(), None if noise is None else noise.contiguous(),
             t.contiguous(), alphas_cumprod.contiguous(), noisy, made if target == "v" else None,
             made if written and target != "v" else None, seed or 0, offset, elements, len(alphas_cumprod), blocks,
-            NOISE=_DRAWN if noise is None else _GIVEN, ALIGNED=(offset | elements) % 16 == 0, BLOCK=block, num_warps=4,
+            NOISE=_DRAWN if noise is None else _GIVEN, ALIGNED=(offset | elements) % 16 == 0, BLOCK=block,
+            num_warps=warps,
         )  # fmt: skip
     return noisy, made
 
@@ -135,9 +139,9 @@ def philox_normal(out: Tensor, seed: int, offset: int) -> None:
 
     if out.numel() == 0:
         return
-    block, blocks = _blocks(out.numel(), True)
+    block, blocks, warps = _blocks(out, out.numel(), True)
     with gpu.on(out):
-        _launch(kernels.normal_kernel, blocks, out, seed, offset, out.numel(), BLOCK=block, num_warps=4)
+        _launch(kernels.normal_kernel, blocks, out, seed, offset, out.numel(), BLOCK=block, num_warps=warps)
 
 
 def _operand(x: Tensor) -> tuple[Tensor, int]:
@@ -149,11 +153,13 @@ def _operand(x: Tensor) -> tuple[Tensor, int]:
     return x, x.stride(0)
 
 
-def _blocks(elements: int, drawn: bool) -> tuple[int, int]:
-    """How many elements a program has, and how many programs a sample. What is drawn may begin within a tile."""
+def _blocks(x: Tensor, elements: int, drawn: bool) -> tuple[int, int, int]:
+    """How many elements a program has, how many programs a sample, and the warps of one. What is drawn may begin within
+    a tile."""
+    row = tuning.chosen("diffusion.step", gpu.chip_of(x.device))
     elements += 63 if drawn else 0
-    block = min(1024, max(64, power_of_two(elements)))
-    return block, cdiv(elements, block)
+    block = min(row["block"], max(64, power_of_two(elements)))
+    return block, cdiv(elements, block), row["warps"]
 
 
 def _launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern.ops import gpu
+from xmkern.ops import gpu, tuning
 from xmkern.ops.attention.triton_arguments import lower_dropout
 from xmkern.ops.epilogue.reference import sum_dtype
 from xmkern.ops.gpu import cdiv, power_of_two
@@ -13,7 +13,6 @@ from xmkern.ops.gpu import cdiv, power_of_two
 MAX_COLUMNS = 8192  # of a norm, whose row is in the registers of one program
 _FAR = 1 << 31  # rows are counted in 32 bits
 _MOST_BLOCKS = 512  # of rows, each with sums of its own
-_TILE = 1024  # numbers
 
 
 def refuses(*args: Any) -> str | None:
@@ -60,7 +59,7 @@ def add_norm(
     if rows == 0:
         return out, kept, moments
     epsilons = x.new_full((2,), eps, dtype=torch.float32)
-    tile = _norm_tile(columns)
+    tile = _norm_tile(columns, x)
     parameters = [_vector(p) for p in (linear_bias, inner_weight, inner_bias, weight, bias)]
 
     def launch(peaks: tuple[Tensor, ...], inner: bool, summed: bool) -> None:
@@ -109,7 +108,7 @@ def add_norm_backward(
         like.shape if residual_grad else 0, dtype=like.dtype if residual is None else residual.dtype
     )
     rows, columns = _shape(like)
-    tile = _norm_tile(columns)
+    tile = _norm_tile(columns, like)
     span, blocks = _cut(rows, tile["ROWS"])
     sums = torch.zeros(blocks, sum(p is not None for p in parameters), columns, device=like.device)
     if rows:
@@ -130,7 +129,7 @@ def gated_residual(
 
     out = x.new_empty(x.shape, dtype=sum_dtype(x, residual))
     (rows, columns), (gates, one) = _shape(x), _gate(gate)
-    tile = _tile(columns)
+    tile = _tile(columns, x)
     if rows:
         with gpu.on(x):
             gpu.launch(
@@ -149,7 +148,7 @@ def gated_residual_backward(
     (rows, columns), (gates, one) = _shape(x), _gate(gate)
     grad_x = x.new_empty(x.shape)
     grad_gates = x.new_empty(0) if gates is None else gates.new_empty(x.shape)
-    tile = _tile(columns)
+    tile = _tile(columns, x)
     span, blocks = _cut(rows, tile["ROWS"])
     count = (gate is not None and gates is None) + (bias is not None)
     sums = torch.zeros(blocks, count, columns, device=x.device)
@@ -169,7 +168,7 @@ def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool
 
     out = x.new_empty((*x.shape[:-1], x.shape[-1] // 2 if gated else x.shape[-1]))
     rows, columns = _shape(out)
-    tile = _tile(columns)
+    tile = _tile(columns, x)
     if rows:
         with gpu.on(x):
             gpu.launch(
@@ -186,7 +185,7 @@ def bias_activation_backward(
 
     rows, columns = _shape(grad)
     grad_x = x.new_empty(x.shape)
-    tile = _tile(columns)
+    tile = _tile(columns, x)
     span, blocks = _cut(rows, tile["ROWS"])
     sums = torch.zeros(blocks, 0 if bias is None else x.shape[-1], device=x.device)
     if rows:
@@ -202,15 +201,19 @@ def _shape(x: Tensor) -> tuple[int, int]:
     return x.numel() // x.shape[-1], x.shape[-1]
 
 
-def _norm_tile(columns: int) -> dict[str, int]:
+def _norm_tile(columns: int, x: Tensor) -> dict[str, int]:
     """Whole rows; dropout comes for 64 columns at a time."""
     width = max(64, power_of_two(columns))
-    return {"ROWS": max(1, _TILE // width), "COLUMNS": width, "num_warps": min(16, max(4, width // 512))}
+    return _rows_of_tile(width, tuning.chosen("epilogue.norm", gpu.chip_of(x.device), columns=width))
 
 
-def _tile(columns: int) -> dict[str, int]:
-    width = min(_TILE, power_of_two(columns))
-    return {"ROWS": max(1, _TILE // width), "COLUMNS": width, "num_warps": 4}
+def _tile(columns: int, x: Tensor) -> dict[str, int]:
+    row = tuning.chosen("epilogue.elements", gpu.chip_of(x.device))
+    return _rows_of_tile(min(row["numbers"], power_of_two(columns)), row)
+
+
+def _rows_of_tile(width: int, row: tuning.Row) -> dict[str, int]:
+    return {"ROWS": max(1, row["numbers"] // width), "COLUMNS": width, "num_warps": row["warps"]}
 
 
 def _cut(rows: int, tile: int) -> tuple[int, int]:

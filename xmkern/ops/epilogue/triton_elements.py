@@ -61,7 +61,7 @@ def gate_of(gate, column, there, ONE: tl.constexpr):
         return tl.load(gate[0] + column, mask=there, other=0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["rows", "columns"])
+@triton.jit(do_not_specialize=["rows"])
 def gate_kernel(
     x, residual, gates, out, gate, bias, rows, columns,
     ACTIVATION: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -80,7 +80,7 @@ def gate_kernel(
     store_rows(out, row, column, here, load_rows(residual, row, column, here) + branch)
 
 
-@triton.jit(do_not_specialize=["rows", "columns", "span"])
+@triton.jit(do_not_specialize=["rows", "span"])
 def gate_backward_kernel(
     grad, x, gates, grad_x, grad_gates, gate, bias, sums, rows, columns, span,
     ACTIVATION: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -119,7 +119,7 @@ def store_part(sums, index: tl.constexpr, count: tl.constexpr, block, acc, colum
     tl.store(place, tl.sum(acc, 0)[None, :], mask=column < columns)
 
 
-@triton.jit(do_not_specialize=["rows", "columns"])
+@triton.jit(do_not_specialize=["rows"])
 def activation_kernel(
     x, out, bias, rows, columns,
     ACTIVATION: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -139,7 +139,7 @@ def activation_kernel(
     store_rows(out, row, column, here, value)
 
 
-@triton.jit(do_not_specialize=["rows", "columns", "span"])
+@triton.jit(do_not_specialize=["rows", "span"])
 def activation_backward_kernel(
     grad, x, grad_x, bias, sums, rows, columns, span,
     ACTIVATION: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

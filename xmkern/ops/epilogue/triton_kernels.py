@@ -62,7 +62,7 @@ def branch_of(x, row, column, here, there, linear_bias, dropout, ROWS: tl.conste
     return dropped(value, row, dropout, ROWS, COLUMNS)
 
 
-@triton.jit(do_not_specialize=["rows", "columns"])
+@triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
     x, residual, total, out, peaks, moments, epsilons, linear_bias, inner_weight, inner_bias, weight, bias, dropout,
     rows, columns,
@@ -117,7 +117,7 @@ def store_sum(sums, index: tl.constexpr, count: tl.constexpr, acc, columns, COLU
     tl.store(place, tl.sum(acc, 0), mask=column < columns)
 
 
-@triton.jit(do_not_specialize=["rows", "columns", "span"])
+@triton.jit(do_not_specialize=["rows", "span"])
 def norm_backward_kernel(
     grad_out, grad_sum, x, residual, total, grad_x, grad_residual, sums, moments,
     linear_bias, inner_weight, inner_bias, weight, bias, dropout,

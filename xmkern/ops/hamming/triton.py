@@ -1,37 +1,17 @@
 """Launches the Triton kernels: picks the tiles, makes the memory. Triton is imported by the first call."""
 
 import importlib.util
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xmkern.ops import gpu
-from xmkern.ops.gpu import cdiv
+from xmkern.ops import gpu, tuning
+from xmkern.ops.gpu import cdiv, power_of_two
 
 MAX_K = 256  # the running top-k of a program lives in registers
 MAX_WIDTH = 512
 _MAX_CODES = 1 << 40  # an index has 40 bits in a score
-
-
-@dataclass(frozen=True)
-class TopkTiles:
-    """How one top-k is cut up; ``k`` is the requested number rounded up to what the sorting network takes."""
-
-    k: int
-    queries: int
-    codes: int
-    warps: int
-
-    @staticmethod
-    def of(k: int) -> "TopkTiles":
-        k = max(2, 1 << (k - 1).bit_length())
-        return TopkTiles(k, queries=4, codes=256, warps=4) if k <= 64 else TopkTiles(k, 1, 512, 4)
-
-
-DISTANCE_TILE = (16, 128)  # rows of a, rows of b
-MERGE_TILE = 256  # not less than MAX_K
 
 
 def refuses(*args: object) -> str | None:
@@ -55,13 +35,13 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     out = torch.empty(len(a), len(b), dtype=torch.int32, device=a.device)
     if out.numel() == 0:
         return out
-    a_tile, b_tile = DISTANCE_TILE
-    programs = cdiv(len(a), a_tile) * cdiv(len(b), b_tile)
+    row = tuning.chosen("hamming.distance", gpu.chip_of(a.device))
+    programs = cdiv(len(a), row["rows"]) * cdiv(len(b), row["columns"])
     a_words, b_words, aligned = _words(a, b)
     with gpu.on(a):
-        _kernels().distance_kernel[(programs,)](
-            a_words, b_words, out, len(a), len(b),
-            WIDTH=a.shape[1], ALIGNED=aligned, A_TILE=a_tile, B_TILE=b_tile, num_warps=4,
+        gpu.launch(
+            _kernels().distance_kernel, programs, a_words, b_words, out, len(a), len(b),
+            WIDTH=a.shape[1], ALIGNED=aligned, A_TILE=row["rows"], B_TILE=row["columns"], num_warps=row["warps"],
         )  # fmt: skip
     return out
 
@@ -77,21 +57,25 @@ def hamming_topk(queries: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     if distances.numel() == 0:
         return distances, indices
-    tiles = TopkTiles.of(k)
-    groups = cdiv(len(queries), tiles.queries)
-    span = _span(len(codes), groups, tiles.codes, queries.device)
+    kept = max(2, power_of_two(k))  # what the sorting network takes
+    chip = gpu.chip_of(queries.device)
+    row, merge = tuning.chosen("hamming.topk", chip, k=kept), tuning.chosen("hamming.merge", chip)
+    groups = cdiv(len(queries), row["queries"])
+    span = _span(len(codes), groups, row["codes"], queries.device)
     spans = max(1, cdiv(len(codes), span))
-    found = torch.empty(len(queries), spans * tiles.k, dtype=torch.int64, device=queries.device)
+    found = torch.empty(len(queries), spans * kept, dtype=torch.int64, device=queries.device)
     query_words, code_words, aligned = _words(queries, codes)
     with gpu.on(queries):
-        _kernels().span_topk_kernel[(groups * spans,)](
+        gpu.launch(
+            _kernels().span_topk_kernel, groups * spans,
             query_words, code_words, found, len(queries), len(codes), span, spans,
-            WIDTH=queries.shape[1], ALIGNED=aligned, Q_TILE=tiles.queries, N_TILE=tiles.codes, K=tiles.k,
-            num_warps=tiles.warps,
+            WIDTH=queries.shape[1], ALIGNED=aligned, Q_TILE=row["queries"], N_TILE=row["codes"], K=kept,
+            num_warps=row["warps"],
         )  # fmt: skip
-        _kernels().merge_spans_kernel[(len(queries),)](
-            found, distances, indices, spans * tiles.k, k, TILE=MERGE_TILE, K=tiles.k, num_warps=4
-        )
+        gpu.launch(
+            _kernels().merge_spans_kernel, len(queries), found, distances, indices, spans * kept, k,
+            TILE=max(merge["scores"], kept), K=kept, num_warps=merge["warps"],
+        )  # fmt: skip
     return distances, indices
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern.ops import gpu
+from xmkern.ops import gpu, tuning
 from xmkern.ops.gpu import cdiv, power_of_two
 from xmkern.ops.late_interaction import reference
 from xmkern.ops.late_interaction.reference import index_dtype
@@ -79,17 +79,19 @@ def _best(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, sc
     x, y = _dense(x), _dense(y)
     (x_samples, x_tokens, depth), (y_samples, y_tokens, _) = x.shape, y.shape
     unit = _unit(x, y)
-    wide = gpu.chip_of(x.device).sort == "warpgroup"  # matrix units that take what registers need not hold
-    tokens, columns = _tile(y, 128 if wide else 64)
-    rows = min(128, max(16, power_of_two(x_tokens)))
-    chunk = min(128 // x.element_size(), max(16, power_of_two(depth)))
+    row = tuning.chosen(
+        "late_interaction.best", gpu.chip_of(x.device), size=x.element_size(), tokens=power_of_two(x_tokens)
+    )
+    tokens, columns = _tile(y, row["columns"])
+    rows = min(row["rows"], max(16, power_of_two(x_tokens)))
+    chunk = min(row["chunk"], max(16, power_of_two(depth)))
     of_span, spans = _cut(y_samples, columns // tokens, cdiv(_PROGRAMS, x_samples))
     gpu.launch(
         kernels.best_kernel, x_samples * spans, _operand(x, unit), _operand(y, unit), _mask(x_mask), _mask(y_mask),
         (scores, *scores.stride()), (winners, *winners.stride()[:2]),
         (x_tokens, y_samples, y_tokens, depth // unit, of_span, spans),
         TOKENS=tokens, EVEN=depth % chunk == 0, UNIT=unit, PRECISION=gpu.precision(x.dtype),
-        ROWS=rows, COLUMNS=columns, CHUNK=chunk, num_warps=8 if rows == 128 else 4, num_stages=3,
+        ROWS=rows, COLUMNS=columns, CHUNK=chunk, num_warps=row["warps"], num_stages=row["stages"],
     )  # fmt: skip
 
 
@@ -101,8 +103,9 @@ def _gradient(
     (x_samples, x_tokens, depth), (y_samples, y_tokens, _) = x.shape, y.shape
     y = _dense(y)
     unit = _unit(y)
-    tokens, columns = _tile(y, 128 // y.element_size())
-    rows, part = min(64, max(16, power_of_two(x_tokens))), min(256 // y.element_size(), max(16, power_of_two(depth)))
+    row = tuning.chosen("late_interaction.gradient", gpu.chip_of(y.device), size=y.element_size())
+    tokens, columns = _tile(y, row["columns"])
+    rows, part = min(row["rows"], max(16, power_of_two(x_tokens))), min(row["part"], max(16, power_of_two(depth)))
     programs = x_samples * cdiv(x_tokens, rows) * cdiv(depth, part)
     of_span, spans = _cut(y_samples, columns // tokens, min(_MAX_SPANS, cdiv(_PROGRAMS, programs)))
     grad = x.new_empty(spans, *x.shape, dtype=x.dtype if spans == 1 else torch.float32)
@@ -111,7 +114,7 @@ def _gradient(
         _strided(of_own), _strided(of_others), grad,
         (x_samples, x_tokens, y_samples, y_tokens, depth // unit, of_span, spans),
         TOKENS=tokens, UNIT=unit, PRECISION=gpu.precision(x.dtype),
-        ROWS=rows, COLUMNS=columns, DEPTH=part, num_warps=4, num_stages=2,
+        ROWS=rows, COLUMNS=columns, DEPTH=part, num_warps=row["warps"], num_stages=row["stages"],
     )  # fmt: skip
     return grad[0] if spans == 1 else grad.sum(0).to(x.dtype)
 
