@@ -69,15 +69,13 @@ int64_t workspace(const Problem& p) {
 
 template <class Arithmetic, Dtype dtype>
 void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
-  auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
+  auto *block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores), *spare = block + panel_width * stride;
   for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
-    load_block<dtype>(row_of(s.value, dtype, batch, head, key), s.value.row, rows, p.value_depth, block);
-    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.value_depth, block);
-    pack_transposed(block, rows, w.values_transposed, s.place + key);
-    load_block<dtype>(row_of(s.key, dtype, batch, head, key), s.key.row, rows, p.depth, block);
-    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.depth, block);
-    pack_transposed(block, rows, w.keys_transposed, s.place + key);
-    pack(block, rows, w.keys, (s.place + key) / Arithmetic::numbers);
+    const auto values = seen_rows<Arithmetic, dtype>(p, s, s.value, batch, head, key, rows, p.value_depth, block);
+    pack_transposed(values, rows, spare, w.values_transposed, s.place + key);
+    const auto keys = seen_rows<Arithmetic, dtype>(p, s, s.key, batch, head, key, rows, p.depth, block);
+    pack_transposed(keys, rows, spare, w.keys_transposed, s.place + key);
+    pack(keys, rows, w.keys, (s.place + key) / Arithmetic::numbers);
   });
 }
 

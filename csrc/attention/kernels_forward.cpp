@@ -25,26 +25,25 @@ struct Workspace {
       return Panels<Unit>{data, steps, round_up(columns, lanes)};
     };
     query = reinterpret_cast<Unit*>(take(max_rows * stride));
-    scores = take(panel_width * stride), sums = take(max_rows * stride);
+    scores = take((panel_width + lanes) * stride), sums = take(max_rows * stride);
     keys = panels(units<Arithmetic>(p.depth), p.places), values = panels(units<Arithmetic>(p.places), p.value_depth);
   }
 };
 
 // Enough for any arithmetic.
 int64_t workspace(const Problem& p) {
-  return 4 * ((2 * max_rows + panel_width) * stride + Panels<float>::size(p.depth, p.places) +
+  return 4 * ((2 * max_rows + panel_width + lanes) * stride + Panels<float>::size(p.depth, p.places) +
               Panels<float>::size(p.places, p.value_depth));
 }
 
 template <class Arithmetic, Dtype dtype>
 void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
-  auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
+  auto *block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores), *spare = block + panel_width * stride;
   for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
-    load_block<dtype>(row_of(s.key, dtype, batch, head, key), s.key.row, rows, p.depth, block);
-    pack_transposed(block, rows, w.keys, s.place + key);
-    load_block<dtype>(row_of(s.value, dtype, batch, head, key), s.value.row, rows, p.value_depth, block);
-    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.value_depth, block);
-    pack(block, rows, w.values, (s.place + key) / Arithmetic::numbers);
+    const auto keys = rows_or_block<Arithmetic, dtype>(s.key, batch, head, key, rows, p.depth, block);
+    pack_transposed(keys, rows, spare, w.keys, s.place + key);
+    const auto values = seen_rows<Arithmetic, dtype>(p, s, s.value, batch, head, key, rows, p.value_depth, block);
+    pack(values, rows, w.values, (s.place + key) / Arithmetic::numbers);
   });
 }
 

@@ -173,19 +173,32 @@ inline void for_panels(const Problem& p, F&& f) {
   }
 }
 
-// Zeroes rows of a block of keys or values that no query sees: zero times what happens to lie there, NaN perhaps, must
-// be zero. Finite numbers do no harm, so that a look at the block nearly always settles it.
-template <class Arithmetic>
-inline void blank_unseen(const Problem& p, const Source& source, int64_t batch, int64_t key_head, int64_t key,
-                         int64_t rows, int64_t columns, typename Arithmetic::Unit* block) {
-  if (source.mask.length == 0) return;
+// Rows of keys or values: where they lie, if whole vectors of units can be read there, or else in a block.
+template <class Arithmetic, Dtype dtype>
+inline Rows<typename Arithmetic::Unit> rows_or_block(const Operand& x, int64_t batch, int64_t key_head, int64_t key,
+                                                     int64_t rows, int64_t columns, typename Arithmetic::Unit* block) {
+  if (columns % (lanes * Arithmetic::numbers) == 0 && in_units<Arithmetic, dtype>(x, columns))
+    return rows_in_place<Arithmetic, dtype>(x, batch, key_head, key);
+  load_block<dtype>(row_of(x, dtype, batch, key_head, key), x.row, rows, columns, block);
+  return {block, stride};
+}
+
+// The same with zeros for those that no query sees: zero times what happens to lie there, NaN perhaps, must be zero.
+// Finite numbers do no harm, so that a look at the rows nearly always settles it.
+template <class Arithmetic, Dtype dtype>
+inline Rows<typename Arithmetic::Unit> seen_rows(const Problem& p, const Source& source, const Operand& x,
+                                                 int64_t batch, int64_t key_head, int64_t key, int64_t rows,
+                                                 int64_t columns, typename Arithmetic::Unit* block) {
+  const auto from = rows_or_block<Arithmetic, dtype>(x, batch, key_head, key, rows, columns, block);
+  if (source.mask.length == 0) return from;
   Floats squares{};
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes) {
-      const auto x = load(block + r * stride + c);
-      squares = Arithmetic::multiply_add(squares, x, x);
+      const auto numbers = load(from.data + r * from.apart + c);
+      squares = Arithmetic::multiply_add(squares, numbers, numbers);
     }
-  if (sum(squares) < infinity) return;
+  if (sum(squares) < infinity) return from;
+  load_block<dtype>(row_of(x, dtype, batch, key_head, key), x.row, rows, columns, block);
   const int64_t heads = p.heads / p.key_heads, first = key / tile_keys * tile_keys;
   uint64_t seen = 0;
   for (int64_t head = key_head * heads; head < (key_head + 1) * heads; ++head)
@@ -196,6 +209,7 @@ inline void blank_unseen(const Problem& p, const Source& source, int64_t batch, 
     for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes)
       store(block + r * stride + c, decltype(load(block)){});
   }
+  return {block, stride};
 }
 
 // The bias of one query: a reader of neighbouring keys.

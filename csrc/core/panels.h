@@ -67,6 +67,13 @@ inline int64_t units(int64_t count) {
   return (count + Arithmetic::numbers - 1) / Arithmetic::numbers;
 }
 
+// Rows that do not lie in a block, so many units apart.
+template <class Unit>
+struct Rows {
+  const Unit* data;
+  int64_t apart;
+};
+
 // Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be one vector wide.
 template <class Unit>
 struct Panels {
@@ -100,13 +107,13 @@ inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64
 inline void store_units(float* out, int64_t column, Floats x) { store(out + column, x); }
 inline void narrow(const float*, int64_t, float*) {}  // in place
 
-// Rows of a block as rows `step`.. of panels, padded with what the block has there.
-inline void pack(const float* block, int64_t rows, const Panels<float>& out, int64_t step) {
+// Rows as rows `step`.. of panels, padded with what is behind them.
+inline void pack(Rows<float> from, int64_t rows, const Panels<float>& out, int64_t step) {
   for (int64_t column = 0; column < out.columns; column += panel_width) {
     const int64_t width = out.width(column);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < width; c += lanes)
-        store(out.at(step + r, column) + c, load(block + r * stride + column + c));
+        store(out.at(step + r, column) + c, load(from.data + r * from.apart + column + c));
   }
 }
 
@@ -125,19 +132,25 @@ inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64
   }
 }
 
-// Pairs of neighbouring rows of such a block as rows `step`.. of panels; a last row without a neighbour has zeros.
-inline void pack(const uint32_t* block, int64_t rows, const Panels<uint32_t>& out, int64_t step) {
-  const auto halves = [&](int64_t r, int64_t c) {
-    return load_halves(reinterpret_cast<const uint16_t*>(block + r * stride) + c);
-  };
+// Pairs of neighbouring rows as rows `step`.. of panels; a last row without a neighbour has zeros.
+inline void pack(Rows<uint32_t> from, int64_t rows, const Panels<uint32_t>& out, int64_t step) {
+  // Where the halves of two vectors, one behind the other, go: the first halves of each, then the last ones.
+  alignas(64) static constexpr uint16_t order[2][32] = {
+      {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+      {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+       24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+  const __m512i first = _mm512_load_si512(order[0]), last = _mm512_load_si512(order[1]);
   for (int64_t column = 0; column < out.columns; column += panel_width) {
     const int64_t width = out.width(column);
-    for (int64_t r = 0; r < rows; r += 2)
-      for (int64_t c = 0; c < width; c += lanes) {
-        Words both = halves(r, column + c);
-        if (r + 1 < rows) both |= halves(r + 1, column + c) << 16;
-        store(out.at(step + r / 2, column) + c, both);
-      }
+    for (int64_t r = 0; r < rows; r += 2) {
+      const uint32_t* row = from.data + r * from.apart + column / 2;
+      const auto even = reinterpret_cast<__m512i>(load(row));
+      const auto odd = r + 1 < rows ? reinterpret_cast<__m512i>(load(row + from.apart)) : __m512i{};
+      uint32_t* to = out.at(step + r / 2, column);
+      store(to, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, first, odd)));
+      if (width > lanes) store(to + lanes, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, last, odd)));
+    }
   }
 }
 
@@ -162,23 +175,51 @@ inline void interleave(const float* first, const float* second, int64_t columns,
 }
 #endif
 
-// A block of up to `panel_width` rows, transposed into `steps` rows, from `step` on, of the panel at `column`: its rows
-// become columns. Rows of the block up to the panel's width are overwritten with zeros.
+// The same of a block.
+template <class Unit>
+inline void pack(const Unit* block, int64_t rows, const Panels<Unit>& out, int64_t step) {
+  pack(Rows<Unit>{block, stride}, rows, out, step);
+}
+
+// As many rows as there are lanes, transposed into a vector of the `steps` rows of a panel, from `out` on.
+template <class Unit>
+inline void transpose_rows(Rows<Unit> from, Unit* out, int64_t out_apart, int64_t steps) {
+  for (int64_t k = 0; k < steps; k += 4) {
+    const int64_t left = steps - k < 4 ? steps - k : 4;
+    Words strip[4];
+    transpose4(reinterpret_cast<const uint32_t*>(from.data) + k, from.apart, strip);
+    for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out + (k + c) * out_apart), strip[c]);
+  }
+}
+
+// Up to `panel_width` rows, transposed into `steps` rows, from `step` on, of the panel at `column`: they become
+// columns. Whole vectors of a row are read; `spare`, a block, takes those that are fewer than the lanes.
+template <class Unit>
+inline void pack_transposed(Rows<Unit> from, int64_t rows, Unit* spare, const Panels<Unit>& out, int64_t column,
+                            int64_t step, int64_t steps) {
+  const int64_t width = out.width(column);
+  for (int64_t r = 0; r < width; r += lanes, rows -= lanes) {
+    Rows<Unit> group{from.data + r * from.apart, from.apart};
+    if (rows < lanes) {
+      for (int64_t i = 0; i < lanes; ++i)
+        for (int64_t k = 0; k < steps; k += lanes)
+          store(spare + i * stride + k, i < rows ? load(group.data + i * group.apart + k) : decltype(load(spare)){});
+      group = {spare, stride};
+    }
+    transpose_rows(group, out.at(step, column) + r, out.step_size(column), steps);
+  }
+}
+
+template <class Unit>
+inline void pack_transposed(Rows<Unit> from, int64_t rows, Unit* spare, const Panels<Unit>& out, int64_t column) {
+  pack_transposed(from, rows, spare, out, column, 0, out.steps);
+}
+
+// The same of a block, whose rows behind are overwritten.
 template <class Unit>
 inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column, int64_t step,
                             int64_t steps) {
-  const int64_t width = out.width(column);
-  auto* words = reinterpret_cast<uint32_t*>(block);
-  for (int64_t r = rows; r < width; ++r)
-    for (int64_t k = 0; k < steps; k += lanes) store(words + r * stride + k, Words{});
-  for (int64_t k = 0; k < steps; k += 4) {
-    const int64_t left = steps - k < 4 ? steps - k : 4;
-    for (int64_t r = 0; r < width; r += lanes) {
-      Words strip[4];
-      transpose4(words + r * stride + k, stride, strip);
-      for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out.at(step + k + c, column) + r), strip[c]);
-    }
-  }
+  pack_transposed(Rows<Unit>{block, stride}, rows, block + rows / lanes * lanes * stride, out, column, step, steps);
 }
 
 template <class Unit>

@@ -10,13 +10,6 @@
 
 namespace xmkern::XMKERN_CAPABILITY {
 
-// A left side that does not lie in a block: rows so many units apart.
-template <class Unit>
-struct Rows {
-  const Unit* data;
-  int64_t apart;
-};
-
 template <class Unit>
 inline const Unit* begin_of(const Unit* block) {
   return block;
