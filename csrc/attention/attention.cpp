@@ -29,13 +29,14 @@ int64_t parts_of_rows(const Problem& p, int64_t owners, int64_t wanted, int64_t 
 int64_t row_at(const Problem& p, int64_t part, int64_t parts) { return part * p.queries / parts; }
 
 // Runs the tasks of several jobs in one parallel loop; `count` says how many a job has, `run` does one of them. A
-// thread takes a few neighbours at a time, since a kernel asks for what the next one reads.
+// thread takes a few neighbours at a time, since a kernel asks for what the next one reads; who does which task does
+// not change a result.
 template <class Job>
 void run_all(const std::vector<Job>& jobs, int threads, int64_t (Job::*count)() const,
              void (Job::*run)(int64_t) const) {
   int64_t tasks = 0;
   for (const Job& job : jobs) tasks += (job.*count)();
-  const int64_t grain = std::clamp<int64_t>(tasks / 64, 1, 4);
+  const int64_t grain = std::clamp<int64_t>(tasks / (8 * threads), 1, 4);
   parallel_for(ceil_div(tasks, grain), threads, [&](int64_t part) {
     for (int64_t task = part * grain; task < std::min((part + 1) * grain, tasks); ++task) {
       const Job* job = jobs.data();

@@ -14,7 +14,6 @@ namespace {
 
 using attention::BiasForm;
 using attention::BiasGradient;
-using attention::Gradients;
 using attention::share_length;
 using attention::Shares;
 using attention::SourceGradients;
@@ -70,15 +69,13 @@ int64_t workspace(const Problem& p) {
 
 template <class Arithmetic, Dtype dtype>
 void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
-  auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
+  auto *block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores), *spare = block + panel_width * stride;
   for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
-    load_block<dtype>(row_of(s.value, dtype, batch, head, key), s.value.row, rows, p.value_depth, block);
-    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.value_depth, block);
-    pack_transposed(block, rows, w.values_transposed, s.place + key);
-    load_block<dtype>(row_of(s.key, dtype, batch, head, key), s.key.row, rows, p.depth, block);
-    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.depth, block);
-    pack_transposed(block, rows, w.keys_transposed, s.place + key);
-    pack(block, rows, w.keys, (s.place + key) / Arithmetic::numbers);
+    const auto values = seen_rows<Arithmetic, dtype>(p, s, s.value, batch, head, key, rows, p.value_depth, block);
+    pack_transposed(values, rows, spare, w.values_transposed, s.place + key);
+    const auto keys = seen_rows<Arithmetic, dtype>(p, s, s.key, batch, head, key, rows, p.depth, block);
+    pack_transposed(keys, rows, spare, w.keys_transposed, s.place + key);
+    pack(keys, rows, w.keys, (s.place + key) / Arithmetic::numbers);
   });
 }
 
@@ -174,7 +171,7 @@ inline void pair_rows(const Workspace<Single>&, int64_t, bool, int64_t) {}
 template <class Arithmetic, Dtype dtype>
 void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
              int64_t tile_begin, int64_t tile_end, const Workspace<Arithmetic>& w, float* share, float* sums,
-             int64_t sums_stride, bool first) {
+             int64_t sums_stride, bool first, Prefetcher& ahead) {
   TileGroup group;
   next_group(p, batch, head, row_begin, rows, tile_begin, tile_end, group);
   if (group.count == 0) {
@@ -189,19 +186,12 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
     pack(w.query, rows, w.queries, 0);
     pack(w.grad_out, rows, w.grad_outs, 0);
   }
-  const NextHead next(p, batch, head);
-  int64_t share_fetched = 0;
-  const auto fetch = [&] {
-    if (share_fetched < 5) next.fetch_share(share_fetched++, 5, p.out, g.out);
-  };
   for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
     const int64_t place = source.place + key;
-    fetch();
     multiply<Arithmetic, false, true>(w.query, rows, w.keys_transposed, 0, w.keys_transposed.steps, place, place + keys,
-                                      w.scores + column, stride, false);
-    fetch();
+                                      w.scores + column, stride, false, ahead);
     multiply<Arithmetic, false, true>(w.grad_out, rows, w.values_transposed, 0, w.values_transposed.steps, place,
-                                      place + keys, w.grad_scores + column, stride, false);
+                                      place + keys, w.grad_scores + column, stride, false, ahead);
   });
 
   const bool dropped = p.dropout.threshold != 0;
@@ -230,16 +220,13 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
   const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns, row_units = units<Arithmetic>(rows);
   for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
     const int64_t place = source.place + key;
-    fetch();
     multiply<Arithmetic, true, true>(probabilities + column, keys, w.grad_outs, 0, row_units, 0, p.value_depth,
-                                     w.grad_value + place * value_depth, value_depth, true);
-    fetch();
+                                     w.grad_value + place * value_depth, value_depth, true, ahead);
     multiply<Arithmetic, true, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, p.depth,
-                                     w.grad_key + place * depth, depth, true);
-    fetch();
+                                     w.grad_key + place * depth, depth, true, ahead);
     multiply<Arithmetic, false, true>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys,
                                       place / Arithmetic::numbers, units<Arithmetic>(keys), 0, p.depth, sums,
-                                      sums_stride, !first);
+                                      sums_stride, !first, ahead);
     first = false;
   });
 }
@@ -275,6 +262,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
   const bool one_group = tiles <= group_tiles;
   for (int64_t i = 0; i < heads; ++i) {
     const int64_t head = part.key_head * heads + i;
+    Prefetcher ahead = next_head(p, &g, part.batch, head);
     float* share = shares.bias ? shares.bias + i * shares.bias_stride : nullptr;
     for (int64_t tile = 0; tile == 0 || tile < tiles; tile += group_tiles) {
       const int64_t tile_end = lesser(tile + group_tiles, tiles);
@@ -283,7 +271,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
         float* sums = one_group ? w.sums : w.grad_query + (row - part.row_begin) * depth;
         const int64_t sums_stride = one_group ? stride : depth;
         descend<Arithmetic, dtype>(p, g, part.batch, head, row, rows, tile, tile_end, w, share, sums, sums_stride,
-                                   tile == 0);
+                                   tile == 0, ahead);
         if (tile_end < tiles) continue;
         for (int64_t r = 0; r < rows; ++r)
           store_row<dtype>(mutable_row_of(g.query, dtype, part.batch, head, row + r), sums + r * sums_stride, p.depth,

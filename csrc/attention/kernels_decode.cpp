@@ -114,6 +114,7 @@ struct Workspace {
   Unit* queries;          // block
   float *scores, *group;  // blocks: all of a group's keys; those of its tiles that a row's head sees
   Unit* block;            // of keys or values, on their way into panels
+  Unit* spare;            // block of as many rows as there are lanes
   Panels<Unit> keys, values;
 
   Workspace(const Problem& p, void* memory) {
@@ -126,7 +127,7 @@ struct Workspace {
     const auto units_at = [](float* data) { return reinterpret_cast<Unit*>(data); };
     queries = units_at(take(decode_rows * stride));
     scores = take(decode_rows * stride), group = take(decode_rows * stride),
-    block = units_at(take(panel_width * stride));
+    block = units_at(take(panel_width * stride)), spare = units_at(take(lanes * stride));
     keys = {units_at(take(Panels<Unit>::size(p.depth, max_columns))), units<Arithmetic>(p.depth), 0};
     values = {units_at(take(Panels<Unit>::size(max_columns, p.value_depth))), 0, round_up(p.value_depth, lanes)};
   }
@@ -141,17 +142,18 @@ struct Workspace {
                  *value_rows = row_of(source.value, dtype, batch, key_head, first + key);
       fetch_next_group<dtype>(source.key, key_rows, rows, p.depth);
       fetch_next_group<dtype>(source.value, value_rows, rows, p.value_depth);
-      load_block<dtype>(key_rows, source.key.row, rows, p.depth, block);
-      pack_transposed(block, rows, keys, key);
-      load_block<dtype>(value_rows, source.value.row, rows, p.value_depth, block);
-      blank_unseen<Arithmetic>(p, source, batch, key_head, first + key, rows, p.value_depth, block);
-      pack(block, rows, values, key / Arithmetic::numbers);
+      const auto key_units =
+          rows_or_block<Arithmetic, dtype>(source.key, batch, key_head, first + key, rows, p.depth, block);
+      pack_transposed(key_units, rows, spare, keys, key);
+      pack(seen_rows<Arithmetic, dtype>(p, source, source.value, batch, key_head, first + key, rows, p.value_depth,
+                                        block),
+           rows, values, key / Arithmetic::numbers);
     }
   }
 };
 
 int64_t workspace(const Problem& p) {
-  return 4 * ((3 * decode_rows + panel_width) * stride + Panels<float>::size(p.depth, max_columns) +
+  return 4 * ((3 * decode_rows + panel_width + lanes) * stride + Panels<float>::size(p.depth, max_columns) +
               Panels<float>::size(max_columns, p.value_depth));
 }
 

@@ -25,32 +25,31 @@ struct Workspace {
       return Panels<Unit>{data, steps, round_up(columns, lanes)};
     };
     query = reinterpret_cast<Unit*>(take(max_rows * stride));
-    scores = take(panel_width * stride), sums = take(max_rows * stride);
+    scores = take((panel_width + lanes) * stride), sums = take(max_rows * stride);
     keys = panels(units<Arithmetic>(p.depth), p.places), values = panels(units<Arithmetic>(p.places), p.value_depth);
   }
 };
 
 // Enough for any arithmetic.
 int64_t workspace(const Problem& p) {
-  return 4 * ((2 * max_rows + panel_width) * stride + Panels<float>::size(p.depth, p.places) +
+  return 4 * ((2 * max_rows + panel_width + lanes) * stride + Panels<float>::size(p.depth, p.places) +
               Panels<float>::size(p.places, p.value_depth));
 }
 
 template <class Arithmetic, Dtype dtype>
 void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
-  auto* block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores);
+  auto *block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores), *spare = block + panel_width * stride;
   for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
-    load_block<dtype>(row_of(s.key, dtype, batch, head, key), s.key.row, rows, p.depth, block);
-    pack_transposed(block, rows, w.keys, s.place + key);
-    load_block<dtype>(row_of(s.value, dtype, batch, head, key), s.value.row, rows, p.value_depth, block);
-    blank_unseen<Arithmetic>(p, s, batch, head, key, rows, p.value_depth, block);
-    pack(block, rows, w.values, (s.place + key) / Arithmetic::numbers);
+    const auto keys = rows_or_block<Arithmetic, dtype>(s.key, batch, head, key, rows, p.depth, block);
+    pack_transposed(keys, rows, spare, w.keys, s.place + key);
+    const auto values = seen_rows<Arithmetic, dtype>(p, s, s.value, batch, head, key, rows, p.value_depth, block);
+    pack(values, rows, w.values, (s.place + key) / Arithmetic::numbers);
   });
 }
 
 template <class Arithmetic, Dtype dtype>
 void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
-            const Workspace<Arithmetic>& w) {
+            const Workspace<Arithmetic>& w, Prefetcher& ahead) {
   using Unit = typename Arithmetic::Unit;
   const Rows<Unit> query = query_rows<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
 
@@ -65,9 +64,8 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
       const int64_t place = source.place + key;
       multiply<Arithmetic, false, true>(query, rows, w.keys, 0, w.keys.steps, place, place + keys, w.scores + column,
-                                        stride, false);
+                                        stride, false, ahead);
     });
-    if (first) NextHead(p, batch, head).fetch_share(row_begin / rows, (p.queries + rows - 1) / rows, p.out);
     // Peaks and totals of four rows are brought together from the lanes.
     constexpr int fours = round_up(max_rows, 4);
     Floats of_lanes[fours] = {};
@@ -90,7 +88,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
       multiply<Arithmetic, false, true>(powers + column / Arithmetic::numbers, rows, w.values,
                                         (source.place + key) / Arithmetic::numbers, units<Arithmetic>(keys), 0,
-                                        p.value_depth, w.sums, stride, !first);
+                                        p.value_depth, w.sums, stride, !first, ahead);
       first = false;
     });
   }
@@ -105,9 +103,11 @@ void forward(const Problem& p, const Part& part) {
     const Workspace<Arithmetic> w(p, part.workspace);
     pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
     const int64_t group = p.heads / p.key_heads, block = rows_per_block(part.row_end - part.row_begin, max_rows);
-    for (int64_t head = part.key_head * group; head < (part.key_head + 1) * group; ++head)
+    for (int64_t head = part.key_head * group; head < (part.key_head + 1) * group; ++head) {
+      Prefetcher ahead = next_head(p, nullptr, part.batch, head);
       for (int64_t row = part.row_begin; row < part.row_end; row += block)
-        attend<Arithmetic, dtype>(p, part.batch, head, row, lesser(block, part.row_end - row), w);
+        attend<Arithmetic, dtype>(p, part.batch, head, row, lesser(block, part.row_end - row), w, ahead);
+    }
   });
 }
 

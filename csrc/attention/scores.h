@@ -9,6 +9,7 @@
 namespace xmkern::XMKERN_CAPABILITY {
 
 using attention::Bias;
+using attention::Gradients;
 using attention::Operand;
 using attention::Part;
 using attention::Problem;
@@ -24,39 +25,32 @@ inline void* mutable_row_of(const Operand& x, Dtype dtype, int64_t batch, int64_
   return const_cast<void*>(row_of(x, dtype, batch, head, row));
 }
 
-// Asks for what is next read of short heads, a share at a time, so that it comes while products keep the core busy. The
-// next head is most likely done by the same thread.
-struct NextHead {
-  const Problem& p;
-  int64_t batch, head;
-  bool comes;
-
-  NextHead(const Problem& problem, int64_t of_batch, int64_t of_head)
-      : p(problem), batch(of_batch + (of_head + 1) / p.heads), head((of_head + 1) % p.heads) {
-    comes = batch < p.batches && p.queries <= block_rows;
+// Asks for what the next head reads and writes, if heads are short enough for the caches: most likely the same thread
+// does it.
+inline Prefetcher next_head(const Problem& p, const Gradients* g, int64_t batch, int64_t head) {
+  Prefetcher ahead;
+  batch += (head + 1) / p.heads, head = (head + 1) % p.heads;
+  if (batch == p.batches || p.queries > 256) return ahead;
+  const auto add = [&](const Operand& x, int64_t of_head, int64_t rows, int64_t columns) {
+    const int64_t size = size_of(p.dtype);
+    ahead.add(row_of(x, p.dtype, batch, of_head, 0), x.row * size, rows, columns * size);
+  };
+  const int64_t group = p.heads / p.key_heads, key_head = head / group;
+  for (int64_t i = 0; i < p.source_count && head % group == 0; ++i) {
+    const Source& source = p.sources[i];
+    add(source.value, key_head, source.keys, p.value_depth), add(source.key, key_head, source.keys, p.depth);
   }
-
-  void fetch(const Operand& x, int64_t of_head, int64_t rows, int64_t columns, int64_t share, int64_t shares) const {
-    const int64_t bytes = columns * size_of(p.dtype), end = rows * (share + 1) / shares;
-    for (int64_t r = rows * share / shares; r < end; ++r) {
-      const auto* row = static_cast<const char*>(row_of(x, p.dtype, batch, of_head, r));
-      for (int64_t c = 0; c < bytes; c += 64) __builtin_prefetch(row + c, 0, 2);
-    }
+  add(p.query, head, p.queries, p.depth);
+  if (g) add(g->out, head, p.queries, p.value_depth);
+  add(p.out, head, p.queries, p.value_depth);
+  if (!g) return ahead;
+  add(g->query, head, p.queries, p.depth);
+  for (int64_t i = 0; i < p.source_count && head % group == 0; ++i) {
+    const int64_t keys = p.sources[i].keys;
+    add(g->sources[i].value, key_head, keys, p.value_depth), add(g->sources[i].key, key_head, keys, p.depth);
   }
-
-  // Queries, keys and values, and what stands beside the queries.
-  template <class... Beside>
-  void fetch_share(int64_t share, int64_t shares, const Beside&... beside) const {
-    if (!comes) return;
-    fetch(p.query, head, p.queries, p.depth, share, shares);
-    (fetch(beside, head, p.queries, p.value_depth, share, shares), ...);
-    const int64_t key_head = head / (p.heads / p.key_heads);
-    for (const Source* s = p.sources; s < p.sources + p.source_count; ++s) {
-      fetch(s->key, key_head, s->keys, p.depth, share, shares);
-      fetch(s->value, key_head, s->keys, p.value_depth, share, shares);
-    }
-  }
-};
+  return ahead;
+}
 
 // Rows a block, at most `most`, as equal as can be.
 inline int64_t rows_per_block(int64_t rows, int64_t most) {
@@ -179,19 +173,32 @@ inline void for_panels(const Problem& p, F&& f) {
   }
 }
 
-// Zeroes rows of a block of keys or values that no query sees: zero times what happens to lie there, NaN perhaps, must
-// be zero. Finite numbers do no harm, so that a look at the block nearly always settles it.
-template <class Arithmetic>
-inline void blank_unseen(const Problem& p, const Source& source, int64_t batch, int64_t key_head, int64_t key,
-                         int64_t rows, int64_t columns, typename Arithmetic::Unit* block) {
-  if (source.mask.length == 0) return;
+// Rows of keys or values: where they lie, if whole vectors of units can be read there, or else in a block.
+template <class Arithmetic, Dtype dtype>
+inline Rows<typename Arithmetic::Unit> rows_or_block(const Operand& x, int64_t batch, int64_t key_head, int64_t key,
+                                                     int64_t rows, int64_t columns, typename Arithmetic::Unit* block) {
+  if (columns % (lanes * Arithmetic::numbers) == 0 && in_units<Arithmetic, dtype>(x, columns))
+    return rows_in_place<Arithmetic, dtype>(x, batch, key_head, key);
+  load_block<dtype>(row_of(x, dtype, batch, key_head, key), x.row, rows, columns, block);
+  return {block, stride};
+}
+
+// The same with zeros for those that no query sees: zero times what happens to lie there, NaN perhaps, must be zero.
+// Finite numbers do no harm, so that a look at the rows nearly always settles it.
+template <class Arithmetic, Dtype dtype>
+inline Rows<typename Arithmetic::Unit> seen_rows(const Problem& p, const Source& source, const Operand& x,
+                                                 int64_t batch, int64_t key_head, int64_t key, int64_t rows,
+                                                 int64_t columns, typename Arithmetic::Unit* block) {
+  const auto from = rows_or_block<Arithmetic, dtype>(x, batch, key_head, key, rows, columns, block);
+  if (source.mask.length == 0) return from;
   Floats squares{};
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes) {
-      const auto x = load(block + r * stride + c);
-      squares = Arithmetic::multiply_add(squares, x, x);
+      const auto numbers = load(from.data + r * from.apart + c);
+      squares = Arithmetic::multiply_add(squares, numbers, numbers);
     }
-  if (sum(squares) < infinity) return;
+  if (sum(squares) < infinity) return from;
+  load_block<dtype>(row_of(x, dtype, batch, key_head, key), x.row, rows, columns, block);
   const int64_t heads = p.heads / p.key_heads, first = key / tile_keys * tile_keys;
   uint64_t seen = 0;
   for (int64_t head = key_head * heads; head < (key_head + 1) * heads; ++head)
@@ -202,6 +209,7 @@ inline void blank_unseen(const Problem& p, const Source& source, int64_t batch, 
     for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes)
       store(block + r * stride + c, decltype(load(block)){});
   }
+  return {block, stride};
 }
 
 // The bias of one query: a reader of neighbouring keys.

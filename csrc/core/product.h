@@ -5,77 +5,10 @@
 // broadcast one by one; B is packed in panels, two vectors of columns wide, so that it is read in order.
 #pragma once
 
-#include "core/halves.h"
+#include "core/panels.h"
+#include "core/prefetch.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
-
-// Units from one row of a block to the next: 256 columns, and a little so that rows don't meet in the same cache set.
-inline constexpr int stride = 256 + 16;
-inline constexpr int max_columns = 256;
-inline constexpr int panel_width = 2 * lanes;
-
-#if defined(__AVX512F__)
-inline constexpr int max_rows = 12;  // with two vectors a row, 24 of 32 registers
-#else
-inline constexpr int max_rows = 6;  // 12 of 16
-#endif
-
-inline constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
-
-// What the operands are made of: units of 32 bits, each with the numbers of one k, or of several whose products are
-// added at once.
-
-// Float32 numbers, one a unit.
-struct Single {
-  using Unit = float;
-  static constexpr int numbers = 1;
-  static constexpr uint32_t signs = 0x80000000;
-  template <class Vector>
-  static Vector multiply_add(Vector sum, Vector a, Vector b) {
-    return sum + a * b;
-  }
-};
-
-#if defined(__AVX512BF16__)
-// Two bfloat16 numbers a unit; their products are added in float32.
-struct Pair {
-  using Unit = uint32_t;
-  static constexpr int numbers = 2;
-  static constexpr uint32_t signs = 0x80008000;
-  static Floats multiply_add(Floats sum, Words a, Words b) {
-    return reinterpret_cast<Floats>(
-        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
-  }
-  static HalfFloats multiply_add(HalfFloats sum, HalfWords a, HalfWords b) {
-    return reinterpret_cast<HalfFloats>(
-        _mm256_dpbf16_ps(reinterpret_cast<__m256>(sum), reinterpret_cast<__m256bh>(a), reinterpret_cast<__m256bh>(b)));
-  }
-};
-#endif
-
-template <Dtype dtype>
-struct ArithmeticOf {
-  using type = Single;
-};
-#if defined(__AVX512BF16__)
-template <>
-struct ArithmeticOf<Dtype::bfloat16> {
-  using type = Pair;
-};
-#endif
-
-// Units that `count` numbers take.
-template <class Arithmetic>
-inline int64_t units(int64_t count) {
-  return (count + Arithmetic::numbers - 1) / Arithmetic::numbers;
-}
-
-// A left side that does not lie in a block: rows so many units apart.
-template <class Unit>
-struct Rows {
-  const Unit* data;
-  int64_t apart;
-};
 
 template <class Unit>
 inline const Unit* begin_of(const Unit* block) {
@@ -97,9 +30,9 @@ inline int64_t distance_of(Rows<Unit> rows) {
 
 // A(row, k) is a[row * stride + k], or, transposed, a[k * stride + row]. The columns are Halves half vectors; behind an
 // odd one, zeros are stored.
-template <class Arithmetic, int Height, int Halves, bool Transposed, class Left>
+template <class Arithmetic, int Height, int Halves, bool Transposed, class Left, class Ahead>
 [[gnu::noinline]] void product(Left left, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps, float* c,
-                               int64_t c_stride, bool add) {
+                               int64_t c_stride, bool add, Ahead& ahead) {
   const auto* a = begin_of(left);
   const auto apart = distance_of(left);
   constexpr int vectors = Halves / 2;
@@ -117,6 +50,7 @@ template <class Arithmetic, int Height, int Halves, bool Transposed, class Left>
     if constexpr (odd) half_sums[r] = HalfFloats{};
   }
   for (int64_t k = 0; k < steps; ++k) {
+    ahead.next();
     decltype(load(b)) columns[vectors + 1];
     decltype(load_half(b)) half_columns;
 #pragma GCC unroll 2
@@ -154,31 +88,16 @@ struct Count {
 };
 
 // The product for a number of rows that is known at run time only, 1 to max_rows.
-template <class Arithmetic, int Halves, bool Transposed, int Height = max_rows, class Left>
+template <class Arithmetic, int Halves, bool Transposed, int Height = max_rows, class Left, class Ahead>
 inline void product_of_rows(int rows, Left a, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps,
-                            float* c, int64_t c_stride, bool add) {
+                            float* c, int64_t c_stride, bool add, Ahead& ahead) {
   if constexpr (Height > 1) {
     if (rows < Height)
-      return product_of_rows<Arithmetic, Halves, Transposed, Height - 1>(rows, a, b, b_step, steps, c, c_stride, add);
+      return product_of_rows<Arithmetic, Halves, Transposed, Height - 1>(rows, a, b, b_step, steps, c, c_stride, add,
+                                                                         ahead);
   }
-  product<Arithmetic, Height, Halves, Transposed>(a, b, b_step, steps, c, c_stride, add);
+  product<Arithmetic, Height, Halves, Transposed>(a, b, b_step, steps, c, c_stride, add, ahead);
 }
-
-// Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be one vector wide.
-template <class Unit>
-struct Panels {
-  Unit* data;
-  int64_t steps, columns;
-  bool block = false;  // nothing is packed: they are the rows of a block, `stride` units apart
-
-  static int64_t size(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
-  int64_t width(int64_t column) const { return columns - column < panel_width ? lanes : panel_width; }
-  int64_t step_size(int64_t column) const { return block ? stride : width(column); }
-  // `column` begins a panel.
-  Unit* at(int64_t step, int64_t column) const {
-    return block ? data + step * stride + column : data + column * steps + step * width(column);
-  }
-};
 
 template <bool Transposed, class Unit>
 inline const Unit* rows_from(const Unit* block, int64_t row) {
@@ -191,10 +110,12 @@ inline Rows<Unit> rows_from(Rows<Unit> rows, int64_t row) {
 
 // C += A B for `rows` rows of A, `steps` units of k from the panels' row `step` on, and panels from column_begin (the
 // begin of one) to column_end. C's columns count from column_begin, and are whole vectors. Narrow: a half vector is not
-// multiplied where column_end leaves it out, and zeros are stored there; more code, for products of few columns.
-template <class Arithmetic, bool Transposed, bool Narrow = false, class Left>
+// multiplied where column_end leaves it out, and zeros are stored there; more code, for products of few columns. At
+// each step `ahead` asks for what is needed next.
+template <class Arithmetic, bool Transposed, bool Narrow = false, class Left, class Ahead = const NoPrefetcher>
 inline void multiply(Left a, int64_t rows, const Panels<typename Arithmetic::Unit>& b, int64_t step, int64_t steps,
-                     int64_t column_begin, int64_t column_end, float* c, int64_t c_stride, bool add) {
+                     int64_t column_begin, int64_t column_end, float* c, int64_t c_stride, bool add,
+                     Ahead& ahead = no_prefetcher) {
   constexpr int last = Narrow && lanes > 4 ? 1 : 0;  // a vector of four is not worth halving
   // Groups of rows as equal as can be: a group of one or two would leave the multipliers waiting for each other.
   const int64_t groups = (rows + max_rows - 1) / max_rows;
@@ -207,7 +128,7 @@ inline void multiply(Left a, int64_t rows, const Panels<typename Arithmetic::Uni
       float* out = c + row * c_stride + column - column_begin;
       const auto run = [&](auto halves) {
         product_of_rows<Arithmetic, decltype(halves)::value, Transposed>(height, block, panel, step_size, steps, out,
-                                                                         c_stride, add);
+                                                                         c_stride, add, ahead);
       };
       if (left > lanes + lanes / 2)
         run(Count<4>{});
@@ -220,109 +141,6 @@ inline void multiply(Left a, int64_t rows, const Panels<typename Arithmetic::Uni
       row += height;
     }
   }
-}
-
-// Rows of a tensor to a block of float32: row r of out has `columns` numbers and zeros up to a multiple of `lanes`.
-template <Dtype dtype>
-inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, float* out) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = out + r * stride;
-    int64_t c = 0;
-    for (; c + lanes <= columns; c += lanes) store(row + c, load_floats<dtype>(data, r * row_stride + c));
-    if (c == columns) continue;
-    store(row + c, Floats{});
-    for (; c < columns; ++c) row[c] = load_float<dtype>(data, r * row_stride + c);
-  }
-}
-
-// Numbers as units: in float32, they are.
-inline void store_units(float* out, int64_t column, Floats x) { store(out + column, x); }
-inline void narrow(const float*, int64_t, float*) {}  // in place
-
-// Rows of a block as rows `step`.. of panels, padded with what the block has there.
-inline void pack(const float* block, int64_t rows, const Panels<float>& out, int64_t step) {
-  for (int64_t column = 0; column < out.columns; column += panel_width) {
-    const int64_t width = out.width(column);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < width; c += lanes)
-        store(out.at(step + r, column) + c, load(block + r * stride + column + c));
-  }
-}
-
-#if defined(__AVX512BF16__)
-// Rows of bfloat16 as they are, two numbers a unit, zeros up to a multiple of `lanes` units.
-template <Dtype dtype>
-inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, uint32_t* out) {
-  static_assert(dtype == Dtype::bfloat16);
-  const auto* from = static_cast<const uint16_t*>(data);
-  for (int64_t r = 0; r < rows; ++r, from += row_stride) {
-    for (int64_t c = 0; c < columns; c += 2 * lanes) {
-      const int64_t left = columns - c;
-      const __mmask32 there = left < 2 * lanes ? (1u << left) - 1 : ~0u;
-      store(out + r * stride + c / 2, reinterpret_cast<Words>(_mm512_maskz_loadu_epi16(there, from + c)));
-    }
-  }
-}
-
-// Pairs of neighbouring rows of such a block as rows `step`.. of panels; a last row without a neighbour has zeros.
-inline void pack(const uint32_t* block, int64_t rows, const Panels<uint32_t>& out, int64_t step) {
-  const auto halves = [&](int64_t r, int64_t c) {
-    return load_halves(reinterpret_cast<const uint16_t*>(block + r * stride) + c);
-  };
-  for (int64_t column = 0; column < out.columns; column += panel_width) {
-    const int64_t width = out.width(column);
-    for (int64_t r = 0; r < rows; r += 2)
-      for (int64_t c = 0; c < width; c += lanes) {
-        Words both = halves(r, column + c);
-        if (r + 1 < rows) both |= halves(r + 1, column + c) << 16;
-        store(out.at(step + r / 2, column) + c, both);
-      }
-  }
-}
-
-inline void store_units(uint32_t* out, int64_t column, Floats x) { store_floats<Dtype::bfloat16>(out, column, x); }
-
-// `columns` numbers, a multiple of `lanes`, to units; `out` may be `row`.
-inline void narrow(const float* row, int64_t columns, uint32_t* out) {
-  for (int64_t c = 0; c < columns; c += lanes) store_units(out, c, load(row + c));
-}
-
-// Two rows to bfloat16, the first in the low halves of the units. `out` may be `first`.
-inline void interleave(const float* first, const float* second, int64_t columns, uint32_t* out) {
-  // Where the halves of two converted vectors, one behind the other, go.
-  alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i places = _mm512_load_si512(order);
-  for (int64_t c = 0; c < columns; c += lanes) {
-    const auto low = reinterpret_cast<__m512>(load(first + c)), high = reinterpret_cast<__m512>(load(second + c));
-    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-    store(out + c, reinterpret_cast<Words>(_mm512_permutexvar_epi16(places, both)));
-  }
-}
-#endif
-
-// A block of up to `panel_width` rows, transposed into `steps` rows, from `step` on, of the panel at `column`: its rows
-// become columns. Rows of the block up to the panel's width are overwritten with zeros.
-template <class Unit>
-inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column, int64_t step,
-                            int64_t steps) {
-  const int64_t width = out.width(column);
-  auto* words = reinterpret_cast<uint32_t*>(block);
-  for (int64_t r = rows; r < width; ++r)
-    for (int64_t k = 0; k < steps; k += lanes) store(words + r * stride + k, Words{});
-  for (int64_t k = 0; k < steps; k += 4) {
-    const int64_t left = steps - k < 4 ? steps - k : 4;
-    for (int64_t r = 0; r < width; r += lanes) {
-      Words strip[4];
-      transpose4(words + r * stride + k, stride, strip);
-      for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out.at(step + k + c, column) + r), strip[c]);
-    }
-  }
-}
-
-template <class Unit>
-inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column) {
-  pack_transposed(block, rows, out, column, 0, out.steps);
 }
 
 }  // namespace xmkern::XMKERN_CAPABILITY

@@ -1,0 +1,230 @@
+// What small matrix products work on, for kernel sources (see core/capability.h): blocks of rows, panels of columns,
+// and the units that both are made of.
+#pragma once
+
+#include "core/halves.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+
+// Units from one row of a block to the next: 256 columns, and a little so that rows don't meet in the same cache set.
+inline constexpr int stride = 256 + 16;
+inline constexpr int max_columns = 256;
+inline constexpr int panel_width = 2 * lanes;
+
+#if defined(__AVX512F__)
+inline constexpr int max_rows = 12;  // with two vectors a row, 24 of 32 registers
+#else
+inline constexpr int max_rows = 6;  // 12 of 16
+#endif
+
+inline constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+
+// What the operands are made of: units of 32 bits, each with the numbers of one k, or of several whose products are
+// added at once.
+
+// Float32 numbers, one a unit.
+struct Single {
+  using Unit = float;
+  static constexpr int numbers = 1;
+  static constexpr uint32_t signs = 0x80000000;
+  template <class Vector>
+  static Vector multiply_add(Vector sum, Vector a, Vector b) {
+    return sum + a * b;
+  }
+};
+
+#if defined(__AVX512BF16__)
+// Two bfloat16 numbers a unit; their products are added in float32.
+struct Pair {
+  using Unit = uint32_t;
+  static constexpr int numbers = 2;
+  static constexpr uint32_t signs = 0x80008000;
+  static Floats multiply_add(Floats sum, Words a, Words b) {
+    return reinterpret_cast<Floats>(
+        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+  }
+  static HalfFloats multiply_add(HalfFloats sum, HalfWords a, HalfWords b) {
+    return reinterpret_cast<HalfFloats>(
+        _mm256_dpbf16_ps(reinterpret_cast<__m256>(sum), reinterpret_cast<__m256bh>(a), reinterpret_cast<__m256bh>(b)));
+  }
+};
+#endif
+
+template <Dtype dtype>
+struct ArithmeticOf {
+  using type = Single;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct ArithmeticOf<Dtype::bfloat16> {
+  using type = Pair;
+};
+#endif
+
+// Units that `count` numbers take.
+template <class Arithmetic>
+inline int64_t units(int64_t count) {
+  return (count + Arithmetic::numbers - 1) / Arithmetic::numbers;
+}
+
+// Rows that do not lie in a block, so many units apart.
+template <class Unit>
+struct Rows {
+  const Unit* data;
+  int64_t apart;
+};
+
+// Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be one vector wide.
+template <class Unit>
+struct Panels {
+  Unit* data;
+  int64_t steps, columns;
+  bool block = false;  // nothing is packed: they are the rows of a block, `stride` units apart
+
+  static int64_t size(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
+  int64_t width(int64_t column) const { return columns - column < panel_width ? lanes : panel_width; }
+  int64_t step_size(int64_t column) const { return block ? stride : width(column); }
+  // `column` begins a panel.
+  Unit* at(int64_t step, int64_t column) const {
+    return block ? data + step * stride + column : data + column * steps + step * width(column);
+  }
+};
+
+// Rows of a tensor to a block of float32: row r of out has `columns` numbers and zeros up to a multiple of `lanes`.
+template <Dtype dtype>
+inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, float* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = out + r * stride;
+    int64_t c = 0;
+    for (; c + lanes <= columns; c += lanes) store(row + c, load_floats<dtype>(data, r * row_stride + c));
+    if (c == columns) continue;
+    store(row + c, Floats{});
+    for (; c < columns; ++c) row[c] = load_float<dtype>(data, r * row_stride + c);
+  }
+}
+
+// Numbers as units: in float32, they are.
+inline void store_units(float* out, int64_t column, Floats x) { store(out + column, x); }
+inline void narrow(const float*, int64_t, float*) {}  // in place
+
+// Rows as rows `step`.. of panels, padded with what is behind them.
+inline void pack(Rows<float> from, int64_t rows, const Panels<float>& out, int64_t step) {
+  for (int64_t column = 0; column < out.columns; column += panel_width) {
+    const int64_t width = out.width(column);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < width; c += lanes)
+        store(out.at(step + r, column) + c, load(from.data + r * from.apart + column + c));
+  }
+}
+
+#if defined(__AVX512BF16__)
+// Rows of bfloat16 as they are, two numbers a unit, zeros up to a multiple of `lanes` units.
+template <Dtype dtype>
+inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, uint32_t* out) {
+  static_assert(dtype == Dtype::bfloat16);
+  const auto* from = static_cast<const uint16_t*>(data);
+  for (int64_t r = 0; r < rows; ++r, from += row_stride) {
+    for (int64_t c = 0; c < columns; c += 2 * lanes) {
+      const int64_t left = columns - c;
+      const __mmask32 there = left < 2 * lanes ? (1u << left) - 1 : ~0u;
+      store(out + r * stride + c / 2, reinterpret_cast<Words>(_mm512_maskz_loadu_epi16(there, from + c)));
+    }
+  }
+}
+
+// Pairs of neighbouring rows as rows `step`.. of panels; a last row without a neighbour has zeros.
+inline void pack(Rows<uint32_t> from, int64_t rows, const Panels<uint32_t>& out, int64_t step) {
+  // Where the halves of two vectors, one behind the other, go: the first halves of each, then the last ones.
+  alignas(64) static constexpr uint16_t order[2][32] = {
+      {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+      {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+       24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+  const __m512i first = _mm512_load_si512(order[0]), last = _mm512_load_si512(order[1]);
+  for (int64_t column = 0; column < out.columns; column += panel_width) {
+    const int64_t width = out.width(column);
+    for (int64_t r = 0; r < rows; r += 2) {
+      const uint32_t* row = from.data + r * from.apart + column / 2;
+      const auto even = reinterpret_cast<__m512i>(load(row));
+      const auto odd = r + 1 < rows ? reinterpret_cast<__m512i>(load(row + from.apart)) : __m512i{};
+      uint32_t* to = out.at(step + r / 2, column);
+      store(to, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, first, odd)));
+      if (width > lanes) store(to + lanes, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, last, odd)));
+    }
+  }
+}
+
+inline void store_units(uint32_t* out, int64_t column, Floats x) { store_floats<Dtype::bfloat16>(out, column, x); }
+
+// `columns` numbers, a multiple of `lanes`, to units; `out` may be `row`.
+inline void narrow(const float* row, int64_t columns, uint32_t* out) {
+  for (int64_t c = 0; c < columns; c += lanes) store_units(out, c, load(row + c));
+}
+
+// Two rows to bfloat16, the first in the low halves of the units. `out` may be `first`.
+inline void interleave(const float* first, const float* second, int64_t columns, uint32_t* out) {
+  // Where the halves of two converted vectors, one behind the other, go.
+  alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i places = _mm512_load_si512(order);
+  for (int64_t c = 0; c < columns; c += lanes) {
+    const auto low = reinterpret_cast<__m512>(load(first + c)), high = reinterpret_cast<__m512>(load(second + c));
+    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    store(out + c, reinterpret_cast<Words>(_mm512_permutexvar_epi16(places, both)));
+  }
+}
+#endif
+
+// The same of a block.
+template <class Unit>
+inline void pack(const Unit* block, int64_t rows, const Panels<Unit>& out, int64_t step) {
+  pack(Rows<Unit>{block, stride}, rows, out, step);
+}
+
+// As many rows as there are lanes, transposed into a vector of the `steps` rows of a panel, from `out` on.
+template <class Unit>
+inline void transpose_rows(Rows<Unit> from, Unit* out, int64_t out_apart, int64_t steps) {
+  for (int64_t k = 0; k < steps; k += 4) {
+    const int64_t left = steps - k < 4 ? steps - k : 4;
+    Words strip[4];
+    transpose4(reinterpret_cast<const uint32_t*>(from.data) + k, from.apart, strip);
+    for (int64_t c = 0; c < left; ++c) store(reinterpret_cast<uint32_t*>(out + (k + c) * out_apart), strip[c]);
+  }
+}
+
+// Up to `panel_width` rows, transposed into `steps` rows, from `step` on, of the panel at `column`: they become
+// columns. Whole vectors of a row are read; `spare`, a block, takes those that are fewer than the lanes.
+template <class Unit>
+inline void pack_transposed(Rows<Unit> from, int64_t rows, Unit* spare, const Panels<Unit>& out, int64_t column,
+                            int64_t step, int64_t steps) {
+  const int64_t width = out.width(column);
+  for (int64_t r = 0; r < width; r += lanes, rows -= lanes) {
+    Rows<Unit> group{from.data + r * from.apart, from.apart};
+    if (rows < lanes) {
+      for (int64_t i = 0; i < lanes; ++i)
+        for (int64_t k = 0; k < steps; k += lanes)
+          store(spare + i * stride + k, i < rows ? load(group.data + i * group.apart + k) : decltype(load(spare)){});
+      group = {spare, stride};
+    }
+    transpose_rows(group, out.at(step, column) + r, out.step_size(column), steps);
+  }
+}
+
+template <class Unit>
+inline void pack_transposed(Rows<Unit> from, int64_t rows, Unit* spare, const Panels<Unit>& out, int64_t column) {
+  pack_transposed(from, rows, spare, out, column, 0, out.steps);
+}
+
+// The same of a block, whose rows behind are overwritten.
+template <class Unit>
+inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column, int64_t step,
+                            int64_t steps) {
+  pack_transposed(Rows<Unit>{block, stride}, rows, block + rows / lanes * lanes * stride, out, column, step, steps);
+}
+
+template <class Unit>
+inline void pack_transposed(Unit* block, int64_t rows, const Panels<Unit>& out, int64_t column) {
+  pack_transposed(block, rows, out, column, 0, out.steps);
+}
+
+}  // namespace xmkern::XMKERN_CAPABILITY
