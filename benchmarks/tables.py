@@ -23,6 +23,7 @@ CHINESE = {
     "damsm": ("DAMSM，前向加反向", "对标题的循环"),
     "transport": ("最优传输", "PyTorch 逐步计算"),
     "diffusion": ("扩散，采样器的一步", "diffusers"),
+    "models": ("transformers 与 diffusers 的整个模型，前向或训练步", "原库自身"),
     "hamming": ("汉明检索，2^20 个码", "FAISS 较快的模式"),
 }
 # What was measured -> its name in the summary, and against what.

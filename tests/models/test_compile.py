@@ -17,13 +17,15 @@ SECTIONS = ("C", "D", "E")
 def inputs(model: Any) -> list[Any]:
     """What the model's forward takes, by the arguments' names; what has a default is left out."""
     arguments = inspect.signature(model.forward).parameters
-    words = torch.randint(5, 99, (2, 12))
+    # Where codes of a picture stand behind the words, both have their full lengths.
+    drawn = hasattr(model.config, "codec")
+    words = torch.randint(5, 99, (2, model.config.length if drawn else 12))
     words[0, 5], words[0, 6:], words[1, -1] = 2, 0, 2
     regions, boxes = torch.randn(2, REGIONS, FEATURES), torch.rand(2, REGIONS, 4)
     made = {
         "answer": words,
         "boxes": boxes,
-        "codes": torch.randint(0, 9, (2, 6)),
+        "codes": torch.randint(0, 9, (2, model.config.codec.side**2 if drawn else 6)),
         "forward": torch.tensor([True, False]),
         "pictures": torch.randn(2, 3, 64, 64),
         "regions": regions if "boxes" in arguments else (regions, boxes),

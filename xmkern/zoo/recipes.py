@@ -59,7 +59,7 @@ RECIPES: dict[str, Recipe] = {
     "uniter": Recipe("questions", margin=0.15, steps=400, batch=64),
     "videobert": Recipe("actions", margin=0.30, steps=500, batch=64),
     "vilbert": Recipe("questions", margin=0.15, steps=400, batch=64),
-    "vilt": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "vilt": Recipe("questions", margin=0.10, steps=400, batch=64),
     "visualbert": Recipe("questions", margin=0.15, steps=400, batch=64),
     # E. Decoders and encoder-decoders
     "dalle": Recipe("likelihood", margin=0.05, steps=280),
