@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from xmkern import masks
 from xmkern.functional import multi_positive_info_nce
-from xmkern.models.parts.bert import LAYER_NAMES
 from xmkern.models.parts.efficientnet import EfficientNet
 from xmkern.models.parts.embeddings import WordEmbedding
 from xmkern.models.parts.encoder import Transformer
+from xmkern.models.parts.reference_names import LAYER_NAMES
 from xmkern.models.parts.words import lengths
 from xmkern.models.registry import register
 

@@ -14,6 +14,7 @@ from xmkern.data.words import END
 from xmkern.functional import multi_positive_info_nce
 from xmkern.models.parts.embeddings import PatchEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
+from xmkern.models.parts.reference_names import CLIP_NAMES
 from xmkern.models.registry import register
 
 
@@ -69,22 +70,10 @@ class Clip(nn.Module):
     """
 
     reference_names = (
-        (r"^.*position_ids$", ""),
-        (r"^vision_model\.embeddings\.patch_embedding", "patches.patch"),
-        (r"^vision_model\.embeddings\.class_embedding", "patches.class_token"),
-        (r"^vision_model\.embeddings\.position_embedding\.weight", "patches.place"),
-        (r"^vision_model\.pre_layrnorm", "before"),
-        (r"^vision_model\.post_layernorm", "vision.norm"),
+        *CLIP_NAMES,
         (r"^text_model\.embeddings\.token_embedding", "words.word"),
         (r"^text_model\.embeddings\.position_embedding", "words.place"),
         (r"^text_model\.final_layer_norm", "text.norm"),
-        (r"^(vision|text)_model\.encoder\.layers\.(\d+)", r"\1.blocks.\2"),
-        (r"self_attn\.([qkv])_proj", r"attention.\1"),
-        (r"self_attn\.out_proj", "attention.out"),
-        (r"layer_norm1", "norms.0"),
-        (r"layer_norm2", "norms.1"),
-        (r"mlp\.fc1", "feed_forward.up"),
-        (r"mlp\.fc2", "feed_forward.down"),
         (r"^visual_projection", "vision_out"),
         (r"^text_projection", "text_out"),
     )

@@ -11,6 +11,7 @@ from xmkern import masks
 from xmkern.models.parts.embeddings import PatchEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.generation import Reader, next_word_loss
+from xmkern.models.parts.reference_names import CLIP_NAMES, LAYER_NAMES
 from xmkern.models.registry import register
 from xmkern.nn import KeyValueCache
 
@@ -68,27 +69,11 @@ class Git(nn.Module):
         (r"^embeddings\.position_embeddings", "words.place"),
         (r"^embeddings\.LayerNorm", "words.norm"),
         (r"^image_encoder\.vision_model\.", "vision_model."),
-        (r"^vision_model\.embeddings\.patch_embedding", "patches.patch"),
-        (r"^vision_model\.embeddings\.class_embedding", "patches.class_token"),
-        (r"^vision_model\.embeddings\.position_embedding\.weight", "patches.place"),
-        (r"^vision_model\.pre_layrnorm", "before"),
-        (r"^vision_model\.post_layernorm", "vision.norm"),
-        (r"^vision_model\.encoder\.layers\.(\d+)", r"vision.blocks.\1"),
-        (r"self_attn\.([qkv])_proj", r"attention.\1"),
-        (r"self_attn\.out_proj", "attention.out"),
-        (r"layer_norm1", "norms.0"),
-        (r"layer_norm2", "norms.1"),
-        (r"mlp\.fc1", "feed_forward.up"),
-        (r"mlp\.fc2", "feed_forward.down"),
+        *CLIP_NAMES,
         (r"^visual_projection\.visual_projection\.0", "project"),
         (r"^visual_projection\.visual_projection\.1", "project_norm"),
         (r"^encoder\.layer\.(\d+)", r"decoder.blocks.\1"),
-        (r"attention\.self\.(q|k|v)(uery|ey|alue)", r"attention.\1"),
-        (r"attention\.output\.dense", "attention.out"),
-        (r"attention\.output\.LayerNorm", "norms.0"),
-        (r"intermediate\.dense", "feed_forward.up"),
-        (r"\.output\.dense", ".feed_forward.down"),
-        (r"\.output\.LayerNorm", ".norms.1"),
+        *LAYER_NAMES,
         (r"^output\.", "out."),
     )
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmkern import masks
-from xmkern.models.parts.bert import HEAD_NAMES, LAYER_NAMES, WORD_NAMES
 from xmkern.models.parts.embeddings import WordEmbedding
 from xmkern.models.parts.encoder import Transformer
+from xmkern.models.parts.reference_names import HEAD_NAMES, LAYER_NAMES, WORD_NAMES
 from xmkern.models.parts.region_tasks import RegionModel, mismatch, only
 from xmkern.models.parts.regions import FEATURES
 from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, word_loss

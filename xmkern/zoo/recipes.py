@@ -52,15 +52,15 @@ RECIPES: dict[str, Recipe] = {
     "wsabie": Recipe("annotation", margin=0.05, steps=300, batch=128),
     # C and D, transformer encoders
     "align": Recipe("retrieval", margin=0.10, steps=300, batch=128),
-    "clip": Recipe("retrieval", margin=0.10, steps=400, batch=128),
+    "clip": Recipe("retrieval", margin=0.10, steps=280, batch=128),
     "cots": Recipe("retrieval", margin=0.10, steps=220, batch=64),
     "filip": Recipe("retrieval", margin=0.10, steps=300, batch=128),
-    "lxmert": Recipe("questions", margin=0.15, steps=400, batch=64),
-    "uniter": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "lxmert": Recipe("questions", margin=0.10, steps=800, batch=64),
+    "uniter": Recipe("questions", margin=0.10, steps=800, batch=64),
     "videobert": Recipe("actions", margin=0.30, steps=500, batch=64),
-    "vilbert": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "vilbert": Recipe("questions", margin=0.10, steps=800, batch=64),
     "vilt": Recipe("questions", margin=0.10, steps=400, batch=64),
-    "visualbert": Recipe("questions", margin=0.15, steps=400, batch=64),
+    "visualbert": Recipe("questions", margin=0.10, steps=800, batch=64),
     # E. Decoders and encoder-decoders
     "dalle": Recipe("likelihood", margin=0.05, steps=280),
     "git": Recipe("captions", margin=0.10, steps=700),
@@ -71,8 +71,8 @@ RECIPES: dict[str, Recipe] = {
     # F. Image and video to text
     "cnn_rnn": Recipe("captions", margin=0.10, steps=400),
     "duda": Recipe("changes", margin=1.0, steps=600),
-    "hiecoatt": Recipe("questions", margin=0.15, steps=320),
-    "oda": Recipe("questions", margin=0.15, steps=800),
+    "hiecoatt": Recipe("questions", margin=0.10, steps=320),
+    "oda": Recipe("questions", margin=0.10, steps=800),
     "s2vt": Recipe("clips", margin=1.0, steps=700, batch=32),
     # G. Generation
     "attngan": Recipe(
