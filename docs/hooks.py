@@ -70,14 +70,22 @@ def _zoo() -> str:
     from xmkern.models.registry import SECTIONS
     from xmkern.zoo.recipes import RECIPES
 
+    reached = {}
+    if (path := ROOT / "benchmarks" / "results" / "zoo.csv").exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                short = "" if row["passed"] == "True" else ", short of its margin"
+                value, baseline = float(row["value"]), float(row["baseline"])
+                reached[row["name"]] = f"{row['metric']} {value:.3f}; {row['baseline_name']} {baseline:.3f}{short}"
     lines = []
     for letter, title in SECTIONS.items():
         cards = [model_card(name) for name in list_models(letter)]
         if cards:
-            lines += [f"## {letter}. {title}", "", "| system | what distinguishes it | paper | parity | task |"]
-            lines += ["| --- | --- | --- | --- | --- |"]
+            head = "| system | what distinguishes it | paper | parity | task | reached |"
+            lines += [f"## {letter}. {title}", "", head, "| --- | --- | --- | --- | --- | --- |"]
             for card in cards:
                 task = RECIPES[card.name].task if card.name in RECIPES else ""
-                lines.append(f"| `{card.name}` | {card.summary} | {card.paper} | {card.parity or ''} | {task} |")
+                cells = (f"`{card.name}`", card.summary, card.paper, card.parity or "", task)
+                lines.append(f"| {' | '.join(cells)} | {reached.get(card.name, 'not yet run in full')} |")
             lines.append("")
     return "\n".join(lines)

@@ -55,6 +55,7 @@ def test_the_command_writes_a_page(short: str, tmp_path: Path, capsys: pytest.Ca
     }
     assert json.loads((tmp_path / short / "result.json").read_text())["passed"]
     assert "[vilt](vilt/curve.png)" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "zoo.csv").read_text().startswith("name,task,metric,value")
 
 
 def test_the_command_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What trainings reached, as files that people read."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def write_result(result: Result, folder: Path) -> None:
 
 
 def write_page(folder: Path) -> Path:
-    """``report.md``: a table a section of all ``*/result.json`` below a folder."""
+    """``report.md``, a table a section, and ``zoo.csv``, of all ``*/result.json`` below a folder."""
     results = {r["name"]: r for r in (json.loads(f.read_text()) for f in sorted(folder.glob("*/result.json")))}
     lines = ["# The zoo", "", "Every system trained by its recipe on two cores; measured on concepts never seen.", ""]
     for letter, title in SECTIONS.items():
@@ -52,6 +53,11 @@ def write_page(folder: Path) -> Path:
         if rows:
             head = "| system | paper | parameters | kernels | parity | metric | reached | baseline | seconds |"
             lines += [f"## {letter}. {title}", "", head, "|---|---|---|---|---|---|---|---|---|", *rows, ""]
+    if results:
+        with (folder / "zoo.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, next(iter(results.values())))
+            writer.writeheader()
+            writer.writerows(results.values())
     page = folder / "report.md"
     page.write_text("\n".join(lines))
     return page
