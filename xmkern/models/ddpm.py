@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from xmkern.diffusion import sample
 from xmkern.functional import q_sample
-from xmkern.models.parts.diffusion import Guided, hybrid_loss, learned_range, noise_of_velocity
+from xmkern.models.parts.diffusion import Guided, NoiseOutput, hybrid_loss, learned_range, noise_of_velocity
 from xmkern.models.parts.unet import DIFFUSERS_NAMES, PlaceAttention, Residual, UNet, resized, time_embedding
 from xmkern.models.registry import register
 
@@ -34,18 +34,6 @@ class DdpmConfig:
     velocity: bool = False
     classes: int = 0
     classifier_width: int = 0
-
-
-class DdpmOutput(NamedTuple):
-    """Axes: ``B`` batch.
-
-    Attributes:
-        noise: [B, 3, H, W].
-        variance: [B, 3, H, W], where in the range of possible variances it lies: -1 that of the posterior, 1 beta.
-    """
-
-    noise: Tensor
-    variance: Tensor
 
 
 @register(
@@ -82,9 +70,9 @@ class Ddpm(nn.Module):
         self.classifier = NoisyClassifier(c.classifier_width, c.classes, c.groups) if c.classes else None
         self.scheduler = learned_range(c.times, c.schedule)
 
-    def forward(self, noisy: Tensor, t: Tensor) -> DdpmOutput:
+    def forward(self, noisy: Tensor, t: Tensor) -> NoiseOutput:
         """[B, 3, H, W] and their times [B], or one for all"""
-        return DdpmOutput(*self._predict(noisy, t).chunk(2, 1))
+        return NoiseOutput(*self._predict(noisy, t).chunk(2, 1))
 
     def _predict(self, noisy: Tensor, t: Tensor) -> Tensor:
         output = self.unet(noisy, t)

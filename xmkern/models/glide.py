@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xmkern.data.words import PAD
 from xmkern.diffusion import sample
 from xmkern.functional import q_sample
-from xmkern.models.parts.diffusion import Guided, hybrid_loss, learned_range, noise_of_velocity
+from xmkern.models.parts.diffusion import Guided, NoiseOutput, hybrid_loss, learned_range, noise_of_velocity
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.unet import DIFFUSERS_NAMES, UNet
 from xmkern.models.registry import register
@@ -40,18 +40,6 @@ class GlideConfig:
     velocity: bool = False
     unconditional: float = 0.2
     erased: float = 0.5
-
-
-class GlideOutput(NamedTuple):
-    """Axes: ``B`` batch.
-
-    Attributes:
-        noise: [B, 3, H, W].
-        variance: [B, 3, H, W], where in the range of possible variances it lies: -1 that of the posterior, 1 beta.
-    """
-
-    noise: Tensor
-    variance: Tensor
 
 
 @register(
@@ -103,7 +91,7 @@ class Glide(nn.Module):
 
     def forward(
         self, noisy: Tensor, t: Tensor, words: Tensor, known: Tensor | None = None, mask: Tensor | None = None
-    ) -> GlideOutput:
+    ) -> NoiseOutput:
         """Args:
         noisy: [B, 3, H, W].
         t: [B], or one for all.
@@ -111,7 +99,7 @@ class Glide(nn.Module):
         known: [B, 3, H, W], a picture to be completed.
         mask: [B, 1, H, W], 1 where it is known.
         """
-        return GlideOutput(*self._predict(noisy, t, self.encode_text(words), known, mask).chunk(2, 1))
+        return NoiseOutput(*self._predict(noisy, t, self.encode_text(words), known, mask).chunk(2, 1))
 
     def _predict(
         self, noisy: Tensor, t: Tensor, text: tuple[Tensor, Tensor], known: Tensor | None, mask: Tensor | None

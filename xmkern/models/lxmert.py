@@ -1,7 +1,7 @@
 """LXMERT."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +14,7 @@ from xmkern.models.parts.region_tasks import (
     COLOURS,
     FULLNESS,
     RegionModel,
+    RegionOutput,
     choose_regions,
     mismatch,
     only,
@@ -42,20 +43,6 @@ class LxmertConfig:
     hidden: int = 3072
     dropout: float = 0.1
     answers: int = 9500
-
-
-class LxmertOutput(NamedTuple):
-    """Axes: ``B`` batch, ``T`` words, ``R`` regions, ``E`` the embedding.
-
-    Attributes:
-        words: [B, T, E].
-        regions: [B, R, E].
-        pooled: [B, E], of the first word.
-    """
-
-    words: Tensor
-    regions: Tensor
-    pooled: Tensor
 
 
 class RegionHead(nn.Module):
@@ -140,14 +127,14 @@ class Lxmert(RegionModel):
         self.match_head = nn.Linear(c.dim, 2)
         self.answer_head = AnswerHead(c.dim, c.answers) if c.answers else None
 
-    def forward(self, regions: Tensor, boxes: Tensor, words: Tensor) -> LxmertOutput:
+    def forward(self, regions: Tensor, boxes: Tensor, words: Tensor) -> RegionOutput:
         """[B, R, F], [B, R, 4] and int64 [B, T]"""
         mask = masks.key_lengths(lengths(words))
         text = self.word_encoder(self.words(words), mask=mask)
         seen = self.region_encoder(self.dropout(self.regions(regions, boxes) / 2))
         for block in self.cross_encoder:
             text, seen = block(text, seen, mask)
-        return LxmertOutput(text, seen, self.pooler(text))
+        return RegionOutput(text, seen, self.pooler(text))
 
     def pretrain(self, regions: Tensor, boxes: Tensor, words: Tensor) -> Tensor:
         """Of masked words and masked regions, where the sentence is the picture's own, and of whether it is."""

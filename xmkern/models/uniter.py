@@ -1,7 +1,6 @@
 """UNITER."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from xmkern import masks
 from xmkern.functional import optimal_transport_alignment
 from xmkern.models.parts.embeddings import RegionEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
-from xmkern.models.parts.region_tasks import COLOURS, RegionModel, choose_regions, mismatch, region_labels
+from xmkern.models.parts.region_tasks import COLOURS, RegionModel, RegionOutput, choose_regions, mismatch, region_labels
 from xmkern.models.parts.regions import FEATURES
 from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, there, word_loss
 from xmkern.models.registry import register
@@ -32,20 +31,6 @@ class UniterConfig:
     dropout: float = 0.1
     alignment_weight: float = 0.1
     answers: int = 0
-
-
-class UniterOutput(NamedTuple):
-    """Axes: ``B`` batch, ``T`` words, ``R`` regions, ``E`` the embedding.
-
-    Attributes:
-        words: [B, T, E].
-        regions: [B, R, E].
-        pooled: [B, E], of the first word.
-    """
-
-    words: Tensor
-    regions: Tensor
-    pooled: Tensor
 
 
 class RegionHeads(nn.Module):
@@ -103,7 +88,7 @@ class Uniter(RegionModel):
         self.match_head = nn.Linear(c.dim, 2)
         self.answer_head = AnswerHead(c.dim, c.answers) if c.answers else None
 
-    def forward(self, regions: Tensor, boxes: Tensor, words: Tensor, hidden: Tensor | None = None) -> UniterOutput:
+    def forward(self, regions: Tensor, boxes: Tensor, words: Tensor, hidden: Tensor | None = None) -> RegionOutput:
         """[B, R, F], [B, R, 4] and int64 [B, T]; ``hidden``, bool [B, R]: regions whose features are not shown."""
         if hidden is not None:
             regions = torch.where(hidden[:, :, None], self.hidden_region, regions)
@@ -113,7 +98,7 @@ class Uniter(RegionModel):
         count = seen.shape[1]
         x = torch.cat([seen, self.words(words)], 1)
         x = self.encoder(x, mask=masks.key_lengths(lengths(words) + count))
-        return UniterOutput(x[:, count:], x[:, :count], self.pooler(x[:, count:]))
+        return RegionOutput(x[:, count:], x[:, :count], self.pooler(x[:, count:]))
 
     def pretrain(self, regions: Tensor, boxes: Tensor, words: Tensor) -> Tensor:
         """Of all tasks, each of which hides nothing of the other modality."""

@@ -1,7 +1,6 @@
 """VisualBERT."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from xmkern import masks
 from xmkern.models.parts.embeddings import WordEmbedding
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.reference_names import HEAD_NAMES, LAYER_NAMES, WORD_NAMES
-from xmkern.models.parts.region_tasks import RegionModel, mismatch, only
+from xmkern.models.parts.region_tasks import RegionModel, RegionOutput, mismatch, only
 from xmkern.models.parts.regions import FEATURES
 from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, word_loss
 from xmkern.models.registry import register
@@ -30,20 +29,6 @@ class VisualBertConfig:
     hidden: int = 3072
     dropout: float = 0.1
     answers: int = 0
-
-
-class VisualBertOutput(NamedTuple):
-    """Axes: ``B`` batch, ``T`` words, ``R`` regions, ``E`` the embedding.
-
-    Attributes:
-        words: [B, T, E].
-        regions: [B, R, E].
-        pooled: [B, E], of the first word.
-    """
-
-    words: Tensor
-    regions: Tensor
-    pooled: Tensor
 
 
 @register(
@@ -95,7 +80,7 @@ class VisualBert(RegionModel):
             self.region_segment.weight.copy_(self.words.segment.weight)  # type: ignore[union-attr]
             self.region_place.weight.copy_(self.words.place.weight)
 
-    def forward(self, regions: Tensor, boxes: Tensor | None, words: Tensor) -> VisualBertOutput:
+    def forward(self, regions: Tensor, boxes: Tensor | None, words: Tensor) -> RegionOutput:
         """[B, R, F], boxes that are not read, and int64 [B, T]"""
         tokens = self.region(regions) + self.region_segment.weight[1] + self.region_place.weight[0]
         tokens = self.words.dropout(self.words.norm(tokens))
@@ -103,7 +88,7 @@ class VisualBert(RegionModel):
         count = tokens.shape[1]
         x = torch.cat([tokens, self.words(words)], 1)
         x = self.encoder(x, mask=masks.key_lengths(lengths(words) + count))
-        return VisualBertOutput(x[:, count:], x[:, :count], self.pooler(x[:, count:]))
+        return RegionOutput(x[:, count:], x[:, :count], self.pooler(x[:, count:]))
 
     def pretrain(self, regions: Tensor, boxes: Tensor, words: Tensor) -> Tensor:
         """Of masked words, in the sentences that are the picture's own, and of which those are."""

@@ -1,7 +1,7 @@
 """Training and guidance of diffusion models that predict noise and its variance."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,18 @@ from torch.nn import functional as F
 
 from xmkern.diffusion import DDPMScheduler
 from xmkern.functional import classifier_guidance
+
+
+class NoiseOutput(NamedTuple):
+    """Axes: ``B`` batch.
+
+    Attributes:
+        noise: [B, 3, H, W].
+        variance: [B, 3, H, W], where in the range of possible variances it lies: -1 that of the posterior, 1 beta.
+    """
+
+    noise: Tensor
+    variance: Tensor
 
 
 def learned_range(times: int, schedule: str) -> DDPMScheduler:

@@ -16,6 +16,20 @@ FULLNESS = 4
 _WHITE = COLOURS - 1
 
 
+class RegionOutput(NamedTuple):
+    """Axes: ``B`` batch, ``T`` words, ``R`` regions, ``E`` the embedding.
+
+    Attributes:
+        words: [B, T, E].
+        regions: [B, R, E].
+        pooled: [B, E], of the first word.
+    """
+
+    words: Tensor
+    regions: Tensor
+    pooled: Tensor
+
+
 class RegionModel(nn.Module):
     """A system that reads regions [B, R, F], boxes [B, R, 4] and words [B, T], which it takes from the grid of a
     picture where it is trained or asked for answers. Its ``forward``'s result has a field ``pooled`` [B, E].
