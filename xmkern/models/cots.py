@@ -93,7 +93,7 @@ class TextTower(nn.Module):
     section="D",
     paper="Lu et al., COTS: Collaborative Two-Stream Vision-Language Pre-Training Model for Cross-Modal Retrieval, "
     "CVPR 2022",
-    tiny=CotsConfig(64, 8, COLOURS, 128, 3, 4, 2048, 16, 128, 2, 4, 64, 512, 0.99, 0.4),
+    tiny=CotsConfig(64, 16, COLOURS, 128, 3, 4, 2048, 16, 128, 2, 4, 64, 512, 0.99, 0.4),
     full=CotsConfig(),
     kernels=("attention", "similarity_reduce", "similarity_divergence"),
 )

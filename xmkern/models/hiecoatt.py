@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from xmkern.functional import alternating_co_attention, parallel_co_attention
 from xmkern.models.parts.convolutions import VGG16, Vgg
+from xmkern.models.parts.regions import FEATURES, grid_regions
 from xmkern.models.parts.words import lengths
 from xmkern.models.registry import register
 
@@ -18,7 +19,8 @@ LEVELS = ("word", "phrase", "question")
 
 @dataclass(frozen=True)
 class HieCoAttConfig:
-    """VGG-16 at 448 pixels; ``attention``: "parallel" or "alternating"; ``wide``: before the answers."""
+    """VGG-16 at 448 pixels; ``stages``: none where the cells of a grid stand for its regions; ``attention``: "parallel"
+    or "alternating"; ``wide``: before the answers."""
 
     stages: tuple[tuple[int, ...], ...] = VGG16
     norm: bool = False
@@ -78,7 +80,7 @@ class CoAttention(nn.Module):
 @register(
     section="F",
     paper="Lu et al., Hierarchical Question-Image Co-Attention for Visual Question Answering, NIPS 2016",
-    tiny=HieCoAttConfig(((32,), (64,), (128,), (128,)), True, 256, 128, 128, 256, 256, dropout=0.1),
+    tiny=HieCoAttConfig((), False, 256, 128, 128, 256, 256, dropout=0.1),
     full=HieCoAttConfig(),
     kernels=("bi_attention", "additive_pool"),
 )
@@ -91,8 +93,8 @@ class HieCoAtt(nn.Module):
     def __init__(self, config: HieCoAttConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.vision = Vgg(c.stages, norm=c.norm)
-        self.region = nn.Linear(self.vision.width, c.dim)
+        self.vision = Vgg(c.stages, norm=c.norm) if c.stages else None
+        self.region = nn.Linear(self.vision.width if self.vision else FEATURES + 4, c.dim)
         self.words = nn.Embedding(c.vocabulary, c.dim, padding_idx=0)
         self.grams = nn.ModuleList(nn.Conv1d(c.dim, c.dim, n) for n in (1, 2, 3))
         self.question = nn.LSTM(c.dim, c.dim, batch_first=True)
@@ -112,7 +114,8 @@ class HieCoAtt(nn.Module):
 
     def forward(self, pictures: Tensor, words: Tensor) -> HieCoAttOutput:
         """[B, 3, H, W] and a question, int64 [B, T]"""
-        regions = self.dropout(self.region(self.vision.regions(pictures)).tanh())
+        seen = self.vision.regions(pictures) if self.vision else torch.cat(grid_regions(pictures), -1)
+        regions = self.dropout(self.region(seen).tanh())
         joined, found = None, []
         for level, join, x in zip(self.levels, self.join, self.read(words), strict=True):
             pooled_words, pooled_regions, *weights = level(x, regions, lengths(words))

@@ -18,7 +18,7 @@ from xmkern.models.registry import register
 
 @dataclass(frozen=True)
 class VideoBertConfig:
-    """BERT-large; ``codes``: how many visual words there are."""
+    """BERT-large; ``codes``: how many visual words there are; ``masked``: the share of the words that is hidden."""
 
     vocabulary: int = 30522
     codes: int = 20736
@@ -28,6 +28,7 @@ class VideoBertConfig:
     heads: int = 16
     hidden: int = 4096
     dropout: float = 0.1
+    masked: float = 0.15
 
 
 class VideoBertOutput(NamedTuple):
@@ -47,7 +48,7 @@ class VideoBertOutput(NamedTuple):
 @register(
     section="C",
     paper="Sun et al., VideoBERT: A Joint Model for Video and Language Representation Learning, ICCV 2019",
-    tiny=VideoBertConfig(2048, 144, 32, 128, 3, 4, 512, 0.1),
+    tiny=VideoBertConfig(2048, 144, 32, 128, 3, 4, 512, 0.1, 0.4),
     full=VideoBertConfig(),
     kernels=("attention",),
     parameters=357_480_508,  # of transformers.BertForPreTraining, large, with 20,736 words more
@@ -97,7 +98,8 @@ class VideoBert(nn.Module):
         text[:, 0] = True
         shown = torch.cat([text, video], 1)
         tokens = torch.cat([words, codes + self.config.vocabulary], 1)
-        hidden = mask_words(tokens.masked_fill(~shown, 0), self.config.vocabulary + self.config.codes)
+        c = self.config
+        hidden = mask_words(tokens.masked_fill(~shown, 0), c.vocabulary + c.codes, c.masked)
         out = self._encode(hidden.words, count, shown)
         targets = hidden.targets.masked_fill(~shown | ((match == 0) & ~alone)[:, None], IGNORED)
         loss = word_loss(self.word_head(torch.cat([out.words, out.codes], 1)), targets)

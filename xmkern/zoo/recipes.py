@@ -16,6 +16,7 @@ class Recipe:
         margin: by how much the metric must exceed the baseline (in the metric's own unit).
         steps, batch, rate, weight_decay, betas: of AdamW, whose rate rises for a tenth of the steps and then
             falls to nothing.
+        paces: parts of the model, by the start of their names, and how many times that rate they learn at.
         fit: how many rows a closed form is solved on, by the model's ``fit(batch)`` after the steps; 0 for none.
         settings: arguments of the task.
         overrides: fields of the configuration that the task asks for, beside the preset "tiny".
@@ -28,6 +29,7 @@ class Recipe:
     rate: float = 1e-3
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
+    paces: dict[str, float] = field(default_factory=dict)
     fit: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +42,10 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
+    # A. Joint representations
+    "bimodal_ae": Recipe("imagination", margin=0.05, steps=800, batch=128, rate=3e-3),
+    "multimodal_dbm": Recipe("retrieval", margin=0.05, steps=400, batch=128, rate=3e-3, paces={"text.lower": 3.0}),
+    "rbm": Recipe("density", margin=0.2, steps=1000, batch=128),
     # B. Coordinated representations
     "cca": Recipe("retrieval", margin=0.12, steps=0, fit=1600),
     "dcca": Recipe("retrieval", margin=0.10, steps=100, batch=512, fit=1600),
@@ -53,11 +59,11 @@ RECIPES: dict[str, Recipe] = {
     # C and D, transformer encoders
     "align": Recipe("retrieval", margin=0.10, steps=300, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=280, batch=128),
-    "cots": Recipe("retrieval", margin=0.10, steps=220, batch=64),
+    "cots": Recipe("retrieval", margin=0.10, steps=500, batch=96),
     "filip": Recipe("retrieval", margin=0.10, steps=300, batch=128),
     "lxmert": Recipe("questions", margin=0.10, steps=800, batch=64),
     "uniter": Recipe("questions", margin=0.10, steps=800, batch=64),
-    "videobert": Recipe("actions", margin=0.30, steps=500, batch=64),
+    "videobert": Recipe("actions", margin=0.20, steps=1000, batch=64),
     "vilbert": Recipe("questions", margin=0.10, steps=800, batch=64),
     "vilt": Recipe("questions", margin=0.10, steps=400, batch=64),
     "visualbert": Recipe("questions", margin=0.10, steps=800, batch=64),
@@ -71,7 +77,7 @@ RECIPES: dict[str, Recipe] = {
     # F. Image and video to text
     "cnn_rnn": Recipe("captions", margin=0.10, steps=400),
     "duda": Recipe("changes", margin=1.0, steps=600),
-    "hiecoatt": Recipe("questions", margin=0.10, steps=320),
+    "hiecoatt": Recipe("questions", margin=0.10, steps=800),
     "oda": Recipe("questions", margin=0.10, steps=800),
     "s2vt": Recipe("clips", margin=1.0, steps=700, batch=32),
     # G. Generation
@@ -79,8 +85,19 @@ RECIPES: dict[str, Recipe] = {
         "text_to_image", margin=0.03, steps=700, rate=1e-3, weight_decay=0.0, betas=(0.5, 0.98), batch=32
     ),
     "ddpm": Recipe("pictures", margin=1.0, steps=800, batch=32, rate=2e-3, weight_decay=0.01),
-    "df_gan": Recipe("text_to_image", margin=0.03, steps=700, batch=16, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
-    "gan": Recipe("pictures", margin=1.0, steps=1500, batch=64, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98)),
+    "df_gan": Recipe(
+        "text_to_image",
+        margin=0.03,
+        steps=800,
+        batch=16,
+        rate=1e-4,
+        weight_decay=0.0,
+        betas=(0.0, 0.9),
+        paces={"discriminator": 40.0, "sentence": 20.0, "regions": 20.0},
+    ),
+    "gan": Recipe(
+        "pictures", margin=1.0, steps=1200, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98), paces={"generator": 10.0}
+    ),
     "glide": Recipe("text_to_image", margin=0.03, steps=450, batch=32, rate=2e-3, weight_decay=0.01),
     "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }

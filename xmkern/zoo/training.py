@@ -85,7 +85,7 @@ def train(
     model.train()
     for step in range(len(losses), count):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step) * group.get("factor", 1.0)
+            group["lr"] = rate(step) * group["pace"]
         loss = model.loss(task.batch(recipe.batch, generator))
         optimizer.zero_grad()
         loss.backward()
@@ -110,12 +110,14 @@ def _optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.opti
 
     Vectors and numbers (biases, norms, temperatures) do not decay.
     """
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if p.dim() > 1]},
-        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        pace = next((pace for start, pace in recipe.paces.items() if name.startswith(start)), 1.0)
+        groups.setdefault((recipe.weight_decay if p.dim() > 1 else 0.0, pace), []).append(p)
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], recipe.rate, recipe.betas, weight_decay=recipe.weight_decay
+        [{"params": params, "weight_decay": decay, "pace": pace} for (decay, pace), params in groups.items()],
+        recipe.rate,
+        recipe.betas,
     )
     warm = max(1, steps // 10)
 

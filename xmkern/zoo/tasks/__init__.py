@@ -4,7 +4,9 @@ from xmkern.zoo.tasks.actions import Actions
 from xmkern.zoo.tasks.annotation import Annotation
 from xmkern.zoo.tasks.base import Batch, Score, Task
 from xmkern.zoo.tasks.captions import Captions
+from xmkern.zoo.tasks.density import Density
 from xmkern.zoo.tasks.hashing import Hashing
+from xmkern.zoo.tasks.imagination import Imagination
 from xmkern.zoo.tasks.likelihood import Likelihood
 from xmkern.zoo.tasks.pictures import Pictures
 from xmkern.zoo.tasks.questions import QuestionAnswering
@@ -21,7 +23,9 @@ TASKS: dict[str, type[Task]] = {
     "captions": Captions,
     "changes": Changes,
     "clips": Clips,
+    "density": Density,
     "hashing": Hashing,
+    "imagination": Imagination,
     "likelihood": Likelihood,
     "pictures": Pictures,
     "questions": QuestionAnswering,

@@ -14,9 +14,9 @@ from xmkern.zoo.tasks.base import Score, Task
 
 
 class Captions(Task):
-    """CIDEr-D of captions of unseen concepts, at most four pictures of each, found by a beam, against their names.
+    """CIDEr-D of captions of unseen concepts (no skin tones), found by a beam, against their names.
 
-    What is new has no word yet, so that much of it is in how persons, tones, faces and flags are told apart.
+    What is new has no word yet, so that much of it is in how persons, faces, flags and animals are told apart.
 
     The model has ``reader(pictures [B, 3, H, W])``, a :class:`xmkern.models.parts.generation.Reader` that has seen the
     pictures and stands before BEGIN. The baseline is the one name that, given to every picture, reaches most.
@@ -31,9 +31,8 @@ class Captions(Task):
         super().__init__(seed, **task)
         names = self.data.names[task.get("languages", ("en",))[0]]
         self.sentences = [" ".join(split_words(name)) for name in names]
-        rows = self.test_rows[np.unique(self.data.pictures[self.test_rows], return_index=True)[1]]
-        rows, roots = np.random.default_rng(seed).permutation(rows), self.data.roots
-        self.shown = np.sort(np.concatenate([rows[roots[rows] == root][:4] for root in np.unique(roots[rows])]))
+        rows = self.test_rows[~self.data.toned[self.test_rows]]
+        self.shown = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
 
     def references(self) -> list[list[str]]:
         """Of each picture that is shown, all its names."""

@@ -13,7 +13,7 @@ from xmkern.zoo.tasks.pictures import grid
 
 
 class TextToImage(Task):
-    """R-precision of pictures drawn by the names of unseen concepts (no skin tones).
+    """R-precision of pictures drawn by the groups and names of unseen concepts (no skin tones).
 
     Does a judge find the name that a picture was drawn by among ten? The others are of other unseen concepts. The judge
     (:class:`xmkern.zoo.tasks.judge.Judge`) was fitted to all pictures, those of unseen concepts too; of the real
@@ -29,6 +29,12 @@ class TextToImage(Task):
 
     def __init__(self, seed: int = 0, *, size: int = 32, **task: Any) -> None:
         super().__init__(seed, size=size, **task)
+        # "flags: Ireland": the group's first word is known also where the name is new.
+        groups = [name.split()[0] for name in self.data.group_names]
+        named = zip(self.data.groups, self.data.names["en"], strict=True)
+        prompts = [f"{groups[group]}: {name}" for group, name in named]
+        self.vocabulary = Vocabulary.of((prompts[row] for row in self.train_rows), 2048)
+        self.words = torch.from_numpy(self.vocabulary.encode(prompts, self.words.shape[1]))
         self.plain = np.flatnonzero(~self.data.toned)
         rows = self.test_rows[~self.data.toned[self.test_rows]]
         self.unseen = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
