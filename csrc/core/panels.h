@@ -27,10 +27,7 @@ struct Single {
   using Unit = float;
   static constexpr int numbers = 1;
   static constexpr uint32_t signs = 0x80000000;
-  template <class Vector>
-  static Vector multiply_add(Vector sum, Vector a, Vector b) {
-    return sum + a * b;
-  }
+  static Floats multiply_add(Floats sum, Floats a, Floats b) { return sum + a * b; }
 };
 
 #if defined(__AVX512BF16__)
@@ -42,10 +39,6 @@ struct Pair {
   static Floats multiply_add(Floats sum, Words a, Words b) {
     return reinterpret_cast<Floats>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
-  }
-  static HalfFloats multiply_add(HalfFloats sum, HalfWords a, HalfWords b) {
-    return reinterpret_cast<HalfFloats>(
-        _mm256_dpbf16_ps(reinterpret_cast<__m256>(sum), reinterpret_cast<__m256bh>(a), reinterpret_cast<__m256bh>(b)));
   }
 };
 #endif

@@ -34,26 +34,54 @@ inline Words load(const uint32_t* p) { return *reinterpret_cast<const LooseWords
 inline void store(uint32_t* p, Words x) { *reinterpret_cast<LooseWords*>(p) = x; }
 // Half of one, for the last columns of a product.
 typedef float HalfFloats __attribute__((vector_size(lanes * 2)));
-typedef uint32_t HalfWords __attribute__((vector_size(lanes * 2)));
 typedef float LooseHalfFloats __attribute__((vector_size(lanes * 2), aligned(4), may_alias));
-typedef uint32_t LooseHalfWords __attribute__((vector_size(lanes * 2), aligned(4), may_alias));
 
 inline HalfFloats load_half(const float* p) { return *reinterpret_cast<const LooseHalfFloats*>(p); }
 inline void store(float* p, HalfFloats x) { *reinterpret_cast<LooseHalfFloats*>(p) = x; }
-inline HalfWords load_half(const uint32_t* p) { return *reinterpret_cast<const LooseHalfWords*>(p); }
 
 inline Floats splat(float x) { return x - Floats{}; }
 inline Words splat(uint32_t x) { return x + Words{}; }
 
-inline HalfFloats low_half(Floats x) {
-  HalfFloats half;
-  __builtin_memcpy(&half, &x, sizeof half);
-  return half;
+// Its lower (0) or upper (1) half.
+template <int Number>
+inline HalfFloats half_of(Floats x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<HalfFloats>(_mm512_extractf32x8_ps(reinterpret_cast<__m512>(x), Number));
+#elif defined(__AVX2__)
+  return reinterpret_cast<HalfFloats>(_mm256_extractf128_ps(reinterpret_cast<__m256>(x), Number));
+#else
+  return {x[2 * Number], x[2 * Number + 1]};
+#endif
 }
-inline HalfWords low_half(Words x) {
-  HalfWords half;
-  __builtin_memcpy(&half, &x, sizeof half);
-  return half;
+
+// The low halves of two vectors, that of `a` below.
+inline Words low_halves(Words a, Words b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(
+      _mm512_inserti64x4(reinterpret_cast<__m512i>(a), _mm512_castsi512_si256(reinterpret_cast<__m512i>(b)), 1));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(
+      _mm256_inserti128_si256(reinterpret_cast<__m256i>(a), _mm256_castsi256_si128(reinterpret_cast<__m256i>(b)), 1));
+#else
+  return {a[0], a[1], b[0], b[1]};
+#endif
+}
+inline Floats low_halves(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(low_halves(reinterpret_cast<Words>(a), reinterpret_cast<Words>(b)));
+}
+
+// Half a vector in memory, in both halves.
+inline Words load_half_twice(const uint32_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  return {p[0], p[1], p[0], p[1]};
+#endif
+}
+inline Floats load_half_twice(const float* p) {
+  return reinterpret_cast<Floats>(load_half_twice(reinterpret_cast<const uint32_t*>(p)));
 }
 
 // The larger of each pair; b where one is NaN.
