@@ -45,8 +45,9 @@ template <class Arithmetic, int Height, int Halves, bool Transposed, class Left,
     for (int v = 0; v < vectors; ++v) sums[r][v] = Floats{};
     if (r % 2 == 0) pair_sums[r / 2] = Floats{};
   }
+  auto lines = ahead.lines(steps);
   for (int64_t k = 0; k < steps; ++k) {
-    ahead.next();
+    lines.next();
     decltype(load(b)) columns[vectors + 1], before{};
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) columns[v] = load(b + v * lanes);

@@ -50,7 +50,7 @@ inline HalfFloats half_of(Floats x) {
 #elif defined(__AVX2__)
   return reinterpret_cast<HalfFloats>(_mm256_extractf128_ps(reinterpret_cast<__m256>(x), Number));
 #else
-  return {x[2 * Number], x[2 * Number + 1]};
+  return HalfFloats{x[2 * Number], x[2 * Number + 1]};
 #endif
 }
 
@@ -63,7 +63,7 @@ inline Words low_halves(Words a, Words b) {
   return reinterpret_cast<Words>(
       _mm256_inserti128_si256(reinterpret_cast<__m256i>(a), _mm256_castsi256_si128(reinterpret_cast<__m256i>(b)), 1));
 #else
-  return {a[0], a[1], b[0], b[1]};
+  return Words{a[0], a[1], b[0], b[1]};
 #endif
 }
 inline Floats low_halves(Floats a, Floats b) {
@@ -77,7 +77,7 @@ inline Words load_half_twice(const uint32_t* p) {
 #elif defined(__AVX2__)
   return reinterpret_cast<Words>(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
-  return {p[0], p[1], p[0], p[1]};
+  return Words{p[0], p[1], p[0], p[1]};
 #endif
 }
 inline Floats load_half_twice(const float* p) {
