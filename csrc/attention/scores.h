@@ -271,8 +271,10 @@ inline void hide(const TileGroup& group, int64_t row, float* scores) {
     if (!group.masked[i]) continue;
     const uint64_t word = group.words[row][i];
     float* at = scores + group.column[i];
-    for (int64_t c = 0; c < group.width[i]; c += lanes)
-      store(at + c, select(static_cast<uint32_t>(word >> c), load(at + c), splat(-infinity)));
+    for (int64_t c = 0; c < group.width[i]; c += lanes) {
+      const auto bits = static_cast<uint32_t>(word >> c);
+      if (~bits & (1u << lanes) - 1) store(at + c, select(bits, load(at + c), splat(-infinity)));
+    }
   }
 }
 

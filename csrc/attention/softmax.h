@@ -76,21 +76,28 @@ inline float softmax_of_row(const Problem& p, const TileGroup& group, int64_t ba
   return take_up(p, peak, sum(softmax_row<Unit>(p, group, batch, head, row_begin + row, scores, peak)), state);
 }
 
-// Stores a row of the output, from the sums of values times powers, and its lse. Overwrites the sums of a row that saw
+// Stores rows of the output, from the sums of values times powers, and their lse. Overwrites the sums of rows that saw
 // nothing.
 template <Dtype dtype>
-inline void finish_row(const Problem& p, int64_t batch, int64_t head, int64_t query, const Softmax& state,
-                       float* sums) {
-  const auto [most, total] = state;
-  const bool blind = total == 0.0f;
-  if (blind)
-    for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, Floats{});
-  store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, query), sums, p.value_depth,
-                   blind ? 0.0f : p.dropout.kept_scale / total);
-  p.lse[(batch * p.heads + head) * p.queries + query] = blind ? -infinity
-                                                        : most == infinity
-                                                            ? infinity
-                                                            : most * pending_scale(p) + __builtin_logf(total);
+inline void finish_rows(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
+                        const Softmax* states, float* sums) {
+  float* lse = p.lse + (batch * p.heads + head) * p.queries + row_begin;
+  const float scale = pending_scale(p);
+  for (int64_t begin = 0; begin < rows; begin += lanes) {
+    const int64_t count = lesser(lanes, rows - begin);
+    float most[lanes] = {}, total[lanes] = {}, factor[lanes], log_total[lanes];
+    for (int64_t i = 0; i < count; ++i) most[i] = states[begin + i].most, total[i] = states[begin + i].total;
+    store(factor, p.dropout.kept_scale / load(total)), store(log_total, log(load(total)));
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = begin + i;
+      const bool blind = total[i] == 0.0f;
+      if (blind)
+        for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + row * stride + c, Floats{});
+      store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, row_begin + row), sums + row * stride, p.value_depth,
+                       blind ? 0.0f : factor[i]);
+      lse[row] = blind ? -infinity : most[i] == infinity ? infinity : most[i] * scale + log_total[i];
+    }
+  }
 }
 
 }  // namespace xmkern::XMKERN_CAPABILITY

@@ -267,6 +267,27 @@ inline Floats exp2(Floats x) {
 #endif
 }
 
+// ln x for normal x, to a unit in the last place; NaN for NaN, and no number of interest below. x = m 2^n with n whole
+// and m around 1; the polynomial is that of Cephes' logf.
+inline Floats log(Floats x) {
+  const Words bits = reinterpret_cast<Words>(x) - 0x3f3504f3u;  // of the root of 1/2
+  const Ints exponent = reinterpret_cast<Ints>(bits) >> 23;
+  const Floats m = reinterpret_cast<Floats>((bits & 0x7fffffu) + 0x3f3504f3u) - 1.0f,
+               n = __builtin_convertvector(exponent, Floats), square = m * m;
+  Floats p = splat(7.0376836292e-2f);
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  // ln 2 in two parts, the first short, so that its multiples are exact.
+  const Floats near = m + (p * m * square - 0.5f * square - 2.12194440e-4f * n) + 0.693359375f * n;
+  return x == x ? near : x;
+}
+
 // tanh x, to two units in the last place; NaN for NaN. Near 0 by the polynomial of Cephes' tanhf, for 1 - 2^x is too
 // coarse there.
 inline Floats tanh(Floats x) {
