@@ -273,7 +273,7 @@ inline void hide(const TileGroup& group, int64_t row, float* scores) {
     float* at = scores + group.column[i];
     for (int64_t c = 0; c < group.width[i]; c += lanes) {
       const auto bits = static_cast<uint32_t>(word >> c);
-      if (~bits & (1u << lanes) - 1) store(at + c, select(bits, load(at + c), splat(-infinity)));
+      if (~bits & ((1u << lanes) - 1)) store(at + c, select(bits, load(at + c), splat(-infinity)));
     }
   }
 }

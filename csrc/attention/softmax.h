@@ -24,6 +24,16 @@ inline Floats row_peak(const Problem& p, const TileGroup& group, int64_t batch, 
   return larger(most[0], most[1]);
 }
 
+// Neighbouring vectors of numbers as units.
+inline void store_units(float* out, int64_t column, Floats first, Floats last) {
+  store(out + column, first), store(out + column + lanes, last);
+}
+#if defined(__AVX512BF16__)
+inline void store_units(uint32_t* out, int64_t column, Floats first, Floats last) {
+  store(out + column / 2, halves_of(first, last));
+}
+#endif
+
 // Scores to powers of two below the peak, as units of `out`, which may be `scores`; returns the sums of the lanes.
 template <class Unit>
 inline Floats exponentiate(const float* scores, int64_t columns, float scale, float peak, Unit* out) {
@@ -32,12 +42,14 @@ inline Floats exponentiate(const float* scores, int64_t columns, float scale, fl
   const Floats shift = splat(peak == -infinity ? 0.0f : peak), factor = splat(scale);
   Floats total[2] = {};
   int64_t c = 0;
-  for (; c + 2 * lanes <= columns; c += 2 * lanes)
+  for (; c + 2 * lanes <= columns; c += 2 * lanes) {
+    Floats power[2];
     for (int i = 0; i < 2; ++i) {
-      const Floats power = exp2((load(scores + c + i * lanes) - shift) * factor);
-      total[i] += power;
-      store_units(out, c + i * lanes, power);
+      power[i] = exp2((load(scores + c + i * lanes) - shift) * factor);
+      total[i] += power[i];
     }
+    store_units(out, c, power[0], power[1]);
+  }
   if (c < columns) {
     const Floats power = exp2((load(scores + c) - shift) * factor);
     total[0] += power;
