@@ -25,6 +25,7 @@ struct Workspace {
   Unit *query, *grad_out;              // blocks
   float *scores, *grad_scores, *sums;  // blocks
   Unit* grad_rows;                     // block: gradients of scores again, units along the keys
+  float* plain;                        // two rows of a block: the same, for the gradients of biases
   Panels<Unit> keys_transposed, values_transposed, keys, queries, grad_outs;
   float *grad_key, *grad_value;  // sums over the queries
   float* grad_query;             // sums over the groups of keys
@@ -46,7 +47,8 @@ struct Workspace {
     query = take_units(block), grad_out = take_units(block);
     scores = take(block), grad_scores = take(block), sums = take(block);
     grad_rows = reinterpret_cast<Unit*>(grad_scores);
-    if constexpr (Arithmetic::numbers > 1) grad_rows = take_units(block);
+    plain = grad_scores;
+    if constexpr (Arithmetic::numbers > 1) grad_rows = take_units(block), plain = take(2 * stride);
     queries = panels(rows_a_block, p.depth), grad_outs = panels(rows_a_block, p.value_depth);
     if constexpr (Arithmetic::numbers == 1) {  // the rows of a block serve as they are
       queries.data = query, grad_outs.data = grad_out;
@@ -57,13 +59,16 @@ struct Workspace {
     grad_key = take(p.places * keys.columns), grad_value = take(p.places * grad_outs.columns);
     grad_query = at;
   }
+
+  // The gradients of the scores of one of the rows that were differentiated last.
+  const float* plain_row(int64_t row) const { return plain + (Arithmetic::numbers > 1 ? row % 2 : row) * stride; }
 };
 
 // Enough for any arithmetic.
 int64_t workspace(const Problem& p) {
   const int64_t depth = round_up(p.depth, lanes), value_depth = round_up(p.value_depth, lanes);
   const int64_t keys = round_up(p.places, lanes), queries = p.places > max_columns ? p.queries : 0;
-  return 4 * (6 * block_rows * stride + (block_rows + queries) * (depth + value_depth) +
+  return 4 * ((6 * block_rows + 2) * stride + (block_rows + queries) * (depth + value_depth) +
               keys * (p.depth + p.value_depth) + p.places * (2 * depth + value_depth) + 16 * 16);
 }
 
@@ -86,40 +91,77 @@ struct Row {
   float shift, delta;
 };
 
-template <Dtype dtype>
-Row row_of_query(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t query) {
-  const void *out = row_of(p.out, dtype, batch, head, query), *grad_out = row_of(g.out, dtype, batch, head, query);
-  Floats total{};
-  int64_t c = 0;
-  for (; c + lanes <= p.value_depth; c += lanes) total += load_floats<dtype>(grad_out, c) * load_floats<dtype>(out, c);
-  float delta = sum(total);
-  for (; c < p.value_depth; ++c) delta += load_float<dtype>(grad_out, c) * load_float<dtype>(out, c);
-  const int64_t at = (batch * p.heads + head) * p.queries + query;
-  if (g.lse) delta -= g.lse[at];
-  // Where nothing is visible all powers are 0.
-  return {p.lse[at] == -infinity ? infinity : p.lse[at], p.lse[at] == -infinity ? 0.0f : delta};
-}
-
-// Scores to probabilities (what dropout kept of them) and gradients of probabilities to those of scores, one row of one
-// tile.
-template <bool Dropped>
-void differentiate(float* scores, float* grads, int64_t columns, float scale, Row row, uint64_t kept,
-                   float kept_scale) {
-  const Floats factor = splat(scale), shift = splat(row.shift), delta = splat(row.delta);
-  for (int64_t c = 0; c < columns; c += lanes) {
-    // lse is taken off before the change of base: nearly all of a large score is gone when it is rounded again.
-    const Floats probability = exp2((load(scores + c) * factor - shift) * log2_e);
-    Floats grad = load(grads + c);
-    if constexpr (Dropped) {
-      const auto bits = static_cast<uint32_t>(kept >> c);
-      grad = select(bits, grad * kept_scale, Floats{});
-      store(scores + c, select(bits, probability, Floats{}));
-    } else {
-      store(scores + c, probability);
+template <class Arithmetic, Dtype dtype>
+void find_rows(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
+               Row* out) {
+  const int64_t at = (batch * p.heads + head) * p.queries + row_begin;
+  for (int64_t r = 0; r < rows; r += 4) {
+    Floats of_lanes[4] = {};
+    float deltas[4];
+    for (int64_t i = 0; i < 4 && r + i < rows; ++i)
+      of_lanes[i] =
+          inner_product<Arithmetic, dtype>(row_of(p.out, dtype, batch, head, row_begin + r + i),
+                                           row_of(g.out, dtype, batch, head, row_begin + r + i), p.value_depth);
+    sum4(of_lanes, deltas);
+    for (int64_t i = 0; i < 4 && r + i < rows; ++i) {
+      const float lse = p.lse[at + r + i], delta = deltas[i] - (g.lse ? g.lse[at + r + i] : 0.0f);
+      // Where nothing is visible all powers are 0.
+      out[r + i] = lse == -infinity ? Row{infinity, 0.0f} : Row{lse, delta};
     }
-    store(grads + c, probability * (grad - delta));
   }
 }
+
+// Of one vector of one row: probabilities, those that dropout kept, and gradients of the scores.
+struct Slopes {
+  Floats kept, grads;
+};
+
+template <bool Dropped>
+Slopes differentiate(const float* scores, const float* grads, float scale, Row row, uint64_t kept, float kept_scale) {
+  // lse is taken off before the change of base: nearly all of a large score is gone when it is rounded again.
+  const Floats probability = exp2((load(scores) * scale - row.shift) * log2_e), grad = load(grads);
+  if constexpr (!Dropped) return {probability, probability * (grad - row.delta)};
+  const auto bits = static_cast<uint32_t>(kept);
+  return {select(bits, probability, Floats{}), probability * (select(bits, grad * kept_scale, Floats{}) - row.delta)};
+}
+
+// The same of `columns` columns of two neighbouring rows (or one), from scores and gradients of probabilities to units
+// along the queries, in place; gradients of scores also to units along the keys, and as they are where `plain` wants
+// them.
+template <bool Dropped>
+void differentiate_rows(const Workspace<Single>& w, int64_t first, int64_t rows, int64_t column, int64_t columns,
+                        float scale, const Row* row, const uint64_t* kept, float kept_scale, bool) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float *scores = w.scores + (first + r) * stride + column, *grads = w.grad_scores + (first + r) * stride + column;
+    for (int64_t c = 0; c < columns; c += lanes) {
+      const Slopes x = differentiate<Dropped>(scores + c, grads + c, scale, row[r], kept[r] >> c, kept_scale);
+      store(scores + c, x.kept), store(grads + c, x.grads);
+    }
+  }
+}
+
+#if defined(__AVX512BF16__)
+template <bool Dropped>
+void differentiate_rows(const Workspace<Pair>& w, int64_t first, int64_t rows, int64_t column, int64_t columns,
+                        float scale, const Row* row, const uint64_t* kept, float kept_scale, bool plain) {
+  static constexpr float zeros[max_columns] = {};
+  const float *scores = w.scores + first * stride + column, *grads = w.grad_scores + first * stride + column;
+  const float *next_scores = rows > 1 ? scores + stride : zeros, *next_grads = rows > 1 ? grads + stride : zeros;
+  const Row next = rows > 1 ? row[1] : Row{infinity, 0.0f};
+  auto *probabilities = reinterpret_cast<uint32_t*>(w.scores) + first / 2 * stride + column,
+       *grad_scores = reinterpret_cast<uint32_t*>(w.grad_scores) + first / 2 * stride + column,
+       *along_keys = w.grad_rows + first * stride + column / 2;
+  for (int64_t c = 0; c < columns; c += lanes) {
+    const Slopes a = differentiate<Dropped>(scores + c, grads + c, scale, row[0], kept[0] >> c, kept_scale),
+                 b = differentiate<Dropped>(next_scores + c, next_grads + c, scale, next, kept[1] >> c, kept_scale);
+    if (plain) store(w.plain + column + c, a.grads), store(w.plain + stride + column + c, b.grads);
+    const Words grads_of_both = halves_of(a.grads, b.grads);
+    store(probabilities + c, interleaved(halves_of(a.kept, b.kept)));
+    store(grad_scores + c, interleaved(grads_of_both));
+    store_half<0>(along_keys + c / 2, grads_of_both), store_half<1>(along_keys + stride + c / 2, grads_of_both);
+  }
+}
+#endif
 
 // Adds the gradients of one query's scores to those of the biases.
 void add_bias_gradients(const Problem& p, const Gradients& g, const TileGroup& group, int64_t batch, int64_t head,
@@ -151,32 +193,25 @@ void add_bias_gradients(const Problem& p, const Gradients& g, const TileGroup& g
   }
 }
 
-// Probabilities and gradients of scores of neighbouring rows, the second perhaps absent, to units along the queries, in
-// place; gradients also to units along the keys.
-#if defined(__AVX512BF16__)
-void pair_rows(const Workspace<Pair>& w, int64_t first, bool single, int64_t columns) {
-  static constexpr float zeros[max_columns] = {};
-  const float *scores = w.scores + first * stride, *grads = w.grad_scores + first * stride;
-  narrow(grads, columns, w.grad_rows + first * stride);
-  if (!single) narrow(grads + stride, columns, w.grad_rows + (first + 1) * stride);
-  interleave(scores, single ? zeros : scores + stride, columns,
-             reinterpret_cast<uint32_t*>(w.scores) + first / 2 * stride);
-  interleave(grads, single ? zeros : grads + stride, columns,
-             reinterpret_cast<uint32_t*>(w.grad_scores) + first / 2 * stride);
-}
-#endif
-inline void pair_rows(const Workspace<Single>&, int64_t, bool, int64_t) {}
-
 // One block of queries of one head against all keys of group `tile_begin`..`tile_end`.
 template <class Arithmetic, Dtype dtype>
 void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
              int64_t tile_begin, int64_t tile_end, const Workspace<Arithmetic>& w, float* share, float* sums,
-             int64_t sums_stride, bool first, Prefetcher& ahead) {
+             int64_t sums_stride, bool first, bool fresh, Prefetcher& ahead) {
+  const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns;
+  // The first block begins the sums over the queries; those of keys that it does not see are zeros.
+  int64_t begun = tile_begin * tile_keys;
+  const auto begin_sums = [&](int64_t place) {
+    if (!fresh || place <= begun) return;
+    clear(w.grad_key + begun * depth, (place - begun) * depth);
+    clear(w.grad_value + begun * value_depth, (place - begun) * value_depth);
+  };
   TileGroup group;
   next_group(p, batch, head, row_begin, rows, tile_begin, tile_end, group);
   if (group.count == 0) {
+    begin_sums(lesser(tile_end * tile_keys, p.places));
     if (first)
-      for (int64_t r = 0; r < rows; ++r) clear(sums + r * sums_stride, w.keys.columns);
+      for (int64_t r = 0; r < rows; ++r) clear(sums + r * sums_stride, depth);
     return;
   }
 
@@ -194,41 +229,49 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
                                       place + keys, w.grad_scores + column, stride, false, ahead);
   });
 
-  const bool dropped = p.dropout.threshold != 0;
+  Row row[block_rows];
+  find_rows<Arithmetic, dtype>(p, g, batch, head, row_begin, rows, row);
+  bool plain = false;
+  for (int64_t i = 0; i < p.source_count; ++i) plain |= g.sources[i].bias.form != BiasForm::none;
   const float factor = pending_scale(p);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t query = row_begin + r;
-    float *scores = w.scores + r * stride, *grads = w.grad_scores + r * stride;
-    const Row row = row_of_query<dtype>(p, g, batch, head, query);
-    if (p.biased) add_bias(p, group, batch, head, query, scores);
-    hide(group, r, scores);
-    if (dropped) {
-      for (int i = 0; i < group.count; ++i)
-        differentiate<true>(scores + group.column[i], grads + group.column[i], group.width[i], factor, row,
-                            kept_word(p, group, i, batch, head, query), p.dropout.kept_scale);
-    } else {
-      differentiate<false>(scores, grads, group.columns, factor, row, 0, 1.0f);
+  for (int64_t r = 0; r < rows; r += 2) {
+    const int64_t count = lesser(2, rows - r), query = row_begin + r;
+    for (int64_t i = 0; i < count; ++i) {
+      if (p.biased) add_bias(p, group, batch, head, query + i, w.scores + (r + i) * stride);
+      hide(group, r + i, w.scores + (r + i) * stride);
     }
-    if (p.biased) add_bias_gradients(p, g, group, batch, head, query, grads, share);
-    const bool single = r % 2 == 0;
-    if (!single || r + 1 == rows) pair_rows(w, r / 2 * 2, single, group.columns);
+    uint64_t kept[2] = {};
+    if (p.dropout.threshold != 0) {
+      for (int i = 0; i < group.count; ++i) {
+        for (int64_t j = 0; j < count; ++j) kept[j] = kept_word(p, group, i, batch, head, query + j);
+        differentiate_rows<true>(w, r, count, group.column[i], group.width[i], factor, row + r, kept,
+                                 p.dropout.kept_scale, plain);
+      }
+    } else {
+      differentiate_rows<false>(w, r, count, 0, group.columns, factor, row + r, kept, 1.0f, plain);
+    }
+    for (int64_t i = 0; i < count && plain; ++i)
+      add_bias_gradients(p, g, group, batch, head, query + i, w.plain_row(r + i), share);
   }
 
   using Unit = typename Arithmetic::Unit;
   const auto *probabilities = reinterpret_cast<const Unit*>(w.scores),
              *grad_scores = reinterpret_cast<const Unit*>(w.grad_scores);
-  const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns, row_units = units<Arithmetic>(rows);
+  const int64_t row_units = units<Arithmetic>(rows);
   for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
     const int64_t place = source.place + key;
+    begin_sums(place);
+    begun = place + keys;
     multiply<Arithmetic, true, true>(probabilities + column, keys, w.grad_outs, 0, row_units, 0, p.value_depth,
-                                     w.grad_value + place * value_depth, value_depth, true, ahead);
+                                     w.grad_value + place * value_depth, value_depth, !fresh, ahead);
     multiply<Arithmetic, true, true>(grad_scores + column, keys, w.queries, 0, row_units, 0, p.depth,
-                                     w.grad_key + place * depth, depth, true, ahead);
+                                     w.grad_key + place * depth, depth, !fresh, ahead);
     multiply<Arithmetic, false, true>(w.grad_rows + column / Arithmetic::numbers, rows, w.keys,
                                       place / Arithmetic::numbers, units<Arithmetic>(keys), 0, p.depth, sums,
                                       sums_stride, !first, ahead);
     first = false;
   });
+  begin_sums(lesser(tile_end * tile_keys, p.places));
 }
 
 // Sums over the queries of one key head to the gradients of its keys and values.
@@ -253,8 +296,10 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
   Workspace<Arithmetic> w(p, block, part.workspace);
   const int64_t depth = w.keys.columns, value_depth = w.grad_outs.columns;
   if (shares.key) w.grad_key = shares.key, w.grad_value = shares.value;
-  clear(w.grad_key, p.places * depth);
-  clear(w.grad_value, p.places * value_depth);
+  if (part.row_begin == part.row_end) {
+    clear(w.grad_key, p.places * depth);
+    clear(w.grad_value, p.places * value_depth);
+  }
   pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
 
   const int64_t tiles = tile_count(p), heads = p.heads / p.key_heads;
@@ -271,7 +316,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
         float* sums = one_group ? w.sums : w.grad_query + (row - part.row_begin) * depth;
         const int64_t sums_stride = one_group ? stride : depth;
         descend<Arithmetic, dtype>(p, g, part.batch, head, row, rows, tile, tile_end, w, share, sums, sums_stride,
-                                   tile == 0, ahead);
+                                   tile == 0, i == 0 && row == part.row_begin, ahead);
         if (tile_end < tiles) continue;
         for (int64_t r = 0; r < rows; ++r)
           store_row<dtype>(mutable_row_of(g.query, dtype, part.batch, head, row + r), sums + r * sums_stride, p.depth,

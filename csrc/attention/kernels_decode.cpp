@@ -253,8 +253,8 @@ void merge(const Problem& p, int64_t batch, int64_t head, int64_t query, float* 
     for (int64_t c = 0; c < p.value_depth; c += lanes)
       store(sums + c, (i == 0 ? Floats{} : load(sums + c)) + load(part + lanes + c) * weight);
   }
-  with_dtype(p.dtype,
-             [&](auto type) { finish_row<decltype(type)::value>(p, batch, head, query, {most, total}, sums); });
+  const Softmax state{most, total};
+  with_dtype(p.dtype, [&](auto type) { finish_rows<decltype(type)::value>(p, batch, head, query, 1, &state, sums); });
 }
 
 }  // namespace

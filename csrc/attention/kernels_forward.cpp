@@ -93,7 +93,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     });
   }
 
-  for (int64_t r = 0; r < rows; ++r) finish_row<dtype>(p, batch, head, row_begin + r, state[r], w.sums + r * stride);
+  finish_rows<dtype>(p, batch, head, row_begin, rows, state, w.sums);
 }
 
 void forward(const Problem& p, const Part& part) {

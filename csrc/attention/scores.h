@@ -225,10 +225,12 @@ struct BiasRow {
     if (!buckets) data += query * bias.query;
   }
 
+  // Whether neighbouring keys' are neighbours.
+  bool dense() const { return !buckets && key == 1; }
+
   // `count` of the lanes are read.
   Floats load_at(int64_t at, int64_t count) const {
     if (!buckets && key == 0) return splat(data[0]);
-    if (!buckets && key == 1 && count >= lanes) return load(data + at);
     Floats x{};
     for (int i = 0; i < lanes && i < count; ++i) x[i] = data[(buckets ? buckets[at + i] : at + i) * key];
     return x;
@@ -255,8 +257,11 @@ inline void add_bias(const Problem& p, const TileGroup& group, int64_t batch, in
       continue;
     }
     const BiasRow bias(source.bias, source.keys, batch, head, query);
-    for (int64_t c = 0, key = group.key[i]; c < group.width[i]; c += lanes, key += lanes)
-      store(at + c, load(at + c) * scale + bias.load_at(key, source.keys - key));
+    const int64_t key = group.key[i], keys = source.keys - key;
+    int64_t c = 0;
+    for (; bias.dense() && c + lanes <= lesser(keys, group.width[i]); c += lanes)
+      store(at + c, load(at + c) * scale + load(bias.data + key + c));
+    for (; c < group.width[i]; c += lanes) store(at + c, load(at + c) * scale + bias.load_at(key + c, keys - c));
   }
 }
 
@@ -266,8 +271,10 @@ inline void hide(const TileGroup& group, int64_t row, float* scores) {
     if (!group.masked[i]) continue;
     const uint64_t word = group.words[row][i];
     float* at = scores + group.column[i];
-    for (int64_t c = 0; c < group.width[i]; c += lanes)
-      store(at + c, select(static_cast<uint32_t>(word >> c), load(at + c), splat(-infinity)));
+    for (int64_t c = 0; c < group.width[i]; c += lanes) {
+      const auto bits = static_cast<uint32_t>(word >> c);
+      if (~bits & ((1u << lanes) - 1)) store(at + c, select(bits, load(at + c), splat(-infinity)));
+    }
   }
 }
 

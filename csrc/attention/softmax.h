@@ -24,6 +24,16 @@ inline Floats row_peak(const Problem& p, const TileGroup& group, int64_t batch, 
   return larger(most[0], most[1]);
 }
 
+// Neighbouring vectors of numbers as units.
+inline void store_units(float* out, int64_t column, Floats first, Floats last) {
+  store(out + column, first), store(out + column + lanes, last);
+}
+#if defined(__AVX512BF16__)
+inline void store_units(uint32_t* out, int64_t column, Floats first, Floats last) {
+  store(out + column / 2, halves_of(first, last));
+}
+#endif
+
 // Scores to powers of two below the peak, as units of `out`, which may be `scores`; returns the sums of the lanes.
 template <class Unit>
 inline Floats exponentiate(const float* scores, int64_t columns, float scale, float peak, Unit* out) {
@@ -32,12 +42,14 @@ inline Floats exponentiate(const float* scores, int64_t columns, float scale, fl
   const Floats shift = splat(peak == -infinity ? 0.0f : peak), factor = splat(scale);
   Floats total[2] = {};
   int64_t c = 0;
-  for (; c + 2 * lanes <= columns; c += 2 * lanes)
+  for (; c + 2 * lanes <= columns; c += 2 * lanes) {
+    Floats power[2];
     for (int i = 0; i < 2; ++i) {
-      const Floats power = exp2((load(scores + c + i * lanes) - shift) * factor);
-      total[i] += power;
-      store_units(out, c + i * lanes, power);
+      power[i] = exp2((load(scores + c + i * lanes) - shift) * factor);
+      total[i] += power[i];
     }
+    store_units(out, c, power[0], power[1]);
+  }
   if (c < columns) {
     const Floats power = exp2((load(scores + c) - shift) * factor);
     total[0] += power;
@@ -76,21 +88,28 @@ inline float softmax_of_row(const Problem& p, const TileGroup& group, int64_t ba
   return take_up(p, peak, sum(softmax_row<Unit>(p, group, batch, head, row_begin + row, scores, peak)), state);
 }
 
-// Stores a row of the output, from the sums of values times powers, and its lse. Overwrites the sums of a row that saw
+// Stores rows of the output, from the sums of values times powers, and their lse. Overwrites the sums of rows that saw
 // nothing.
 template <Dtype dtype>
-inline void finish_row(const Problem& p, int64_t batch, int64_t head, int64_t query, const Softmax& state,
-                       float* sums) {
-  const auto [most, total] = state;
-  const bool blind = total == 0.0f;
-  if (blind)
-    for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + c, Floats{});
-  store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, query), sums, p.value_depth,
-                   blind ? 0.0f : p.dropout.kept_scale / total);
-  p.lse[(batch * p.heads + head) * p.queries + query] = blind ? -infinity
-                                                        : most == infinity
-                                                            ? infinity
-                                                            : most * pending_scale(p) + __builtin_logf(total);
+inline void finish_rows(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
+                        const Softmax* states, float* sums) {
+  float* lse = p.lse + (batch * p.heads + head) * p.queries + row_begin;
+  const float scale = pending_scale(p);
+  for (int64_t begin = 0; begin < rows; begin += lanes) {
+    const int64_t count = lesser(lanes, rows - begin);
+    float most[lanes] = {}, total[lanes] = {}, factor[lanes], log_total[lanes];
+    for (int64_t i = 0; i < count; ++i) most[i] = states[begin + i].most, total[i] = states[begin + i].total;
+    store(factor, p.dropout.kept_scale / load(total)), store(log_total, log(load(total)));
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = begin + i;
+      const bool blind = total[i] == 0.0f;
+      if (blind)
+        for (int64_t c = 0; c < p.value_depth; c += lanes) store(sums + row * stride + c, Floats{});
+      store_row<dtype>(mutable_row_of(p.out, dtype, batch, head, row_begin + row), sums + row * stride, p.value_depth,
+                       blind ? 0.0f : factor[i]);
+      lse[row] = blind ? -infinity : most[i] == infinity ? infinity : most[i] * scale + log_total[i];
+    }
+  }
 }
 
 }  // namespace xmkern::XMKERN_CAPABILITY

@@ -154,9 +154,22 @@ inline void store_some_floats(void* data, int64_t i, Floats x, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) store_float<dtype>(data, i + lane, x[lane]);
 }
 
+#if defined(__AVX512BF16__)
+// The numbers of two vectors to bfloat16, one vector behind the other.
+inline Words halves_of(Floats first, Floats last) {
+  return reinterpret_cast<Words>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(last), reinterpret_cast<__m512>(first)));
+}
+#endif
+
 template <Dtype dtype>
 inline void store_row(void* out, const float* row, int64_t columns, float scale) {
   int64_t c = 0;
+#if defined(__AVX512BF16__)
+  if constexpr (dtype == Dtype::bfloat16)
+    for (; c + 2 * lanes <= columns; c += 2 * lanes)
+      _mm512_storeu_si512(static_cast<uint16_t*>(out) + c,
+                          reinterpret_cast<__m512i>(halves_of(load(row + c) * scale, load(row + c + lanes) * scale)));
+#endif
   for (; c + lanes <= columns; c += lanes) store_floats<dtype>(out, c, load(row + c) * scale);
   for (; c < columns; ++c) store_float<dtype>(out, c, row[c] * scale);
 }

@@ -27,10 +27,7 @@ struct Single {
   using Unit = float;
   static constexpr int numbers = 1;
   static constexpr uint32_t signs = 0x80000000;
-  template <class Vector>
-  static Vector multiply_add(Vector sum, Vector a, Vector b) {
-    return sum + a * b;
-  }
+  static Floats multiply_add(Floats sum, Floats a, Floats b) { return sum + a * b; }
 };
 
 #if defined(__AVX512BF16__)
@@ -42,10 +39,6 @@ struct Pair {
   static Floats multiply_add(Floats sum, Words a, Words b) {
     return reinterpret_cast<Floats>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
-  }
-  static HalfFloats multiply_add(HalfFloats sum, HalfWords a, HalfWords b) {
-    return reinterpret_cast<HalfFloats>(
-        _mm256_dpbf16_ps(reinterpret_cast<__m256>(sum), reinterpret_cast<__m256bh>(a), reinterpret_cast<__m256bh>(b)));
   }
 };
 #endif
@@ -118,17 +111,19 @@ inline void pack(Rows<float> from, int64_t rows, const Panels<float>& out, int64
 }
 
 #if defined(__AVX512BF16__)
+// As many of `count` bfloat16 numbers as there is room for, two a unit, and zeros.
+inline Words load_pairs(const uint16_t* from, int64_t count) {
+  const __mmask32 there = count < 2 * lanes ? (1u << count) - 1 : ~0u;
+  return reinterpret_cast<Words>(_mm512_maskz_loadu_epi16(there, from));
+}
+
 // Rows of bfloat16 as they are, two numbers a unit, zeros up to a multiple of `lanes` units.
 template <Dtype dtype>
 inline void load_block(const void* data, int64_t row_stride, int64_t rows, int64_t columns, uint32_t* out) {
   static_assert(dtype == Dtype::bfloat16);
   const auto* from = static_cast<const uint16_t*>(data);
   for (int64_t r = 0; r < rows; ++r, from += row_stride) {
-    for (int64_t c = 0; c < columns; c += 2 * lanes) {
-      const int64_t left = columns - c;
-      const __mmask32 there = left < 2 * lanes ? (1u << left) - 1 : ~0u;
-      store(out + r * stride + c / 2, reinterpret_cast<Words>(_mm512_maskz_loadu_epi16(there, from + c)));
-    }
+    for (int64_t c = 0; c < columns; c += 2 * lanes) store(out + r * stride + c / 2, load_pairs(from + c, columns - c));
   }
 }
 
@@ -161,21 +156,45 @@ inline void narrow(const float* row, int64_t columns, uint32_t* out) {
   for (int64_t c = 0; c < columns; c += lanes) store_units(out, c, load(row + c));
 }
 
-// Two rows to bfloat16, the first in the low halves of the units. `out` may be `first`.
-inline void interleave(const float* first, const float* second, int64_t columns, uint32_t* out) {
-  // Where the halves of two converted vectors, one behind the other, go.
+// What halves_of gives as units of the two numbers of each lane, the first in the low half.
+inline Words interleaved(Words halves) {
   alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i places = _mm512_load_si512(order);
-  for (int64_t c = 0; c < columns; c += lanes) {
-    const auto low = reinterpret_cast<__m512>(load(first + c)), high = reinterpret_cast<__m512>(load(second + c));
-    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-    store(out + c, reinterpret_cast<Words>(_mm512_permutexvar_epi16(places, both)));
-  }
+  return reinterpret_cast<Words>(_mm512_permutexvar_epi16(_mm512_load_si512(order), reinterpret_cast<__m512i>(halves)));
+}
+
+// The first (0) or last (1) half of a vector.
+template <int Number>
+inline void store_half(uint32_t* out, Words x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_extracti64x4_epi64(reinterpret_cast<__m512i>(x), Number));
+}
+
+// Two rows to units of both. `out` may be `first`.
+inline void interleave(const float* first, const float* second, int64_t columns, uint32_t* out) {
+  for (int64_t c = 0; c < columns; c += lanes)
+    store(out + c, interleaved(halves_of(load(first + c), load(second + c))));
 }
 #endif
 
-// The same of a block.
+// Sums of the products of two rows of a tensor, by lanes.
+template <class Arithmetic, Dtype dtype>
+inline Floats inner_product(const void* a, const void* b, int64_t columns) {
+  Floats total{};
+#if defined(__AVX512BF16__)
+  if constexpr (Arithmetic::numbers > 1) {
+    const auto *x = static_cast<const uint16_t*>(a), *y = static_cast<const uint16_t*>(b);
+    for (int64_t c = 0; c < columns; c += 2 * lanes)
+      total = Arithmetic::multiply_add(total, load_pairs(x + c, columns - c), load_pairs(y + c, columns - c));
+    return total;
+  }
+#endif
+  int64_t c = 0;
+  for (; c + lanes <= columns; c += lanes) total += load_floats<dtype>(a, c) * load_floats<dtype>(b, c);
+  if (c < columns) total += load_some_floats<dtype>(a, c, columns - c) * load_some_floats<dtype>(b, c, columns - c);
+  return total;
+}
+
+// Rows of a block as rows of panels.
 template <class Unit>
 inline void pack(const Unit* block, int64_t rows, const Panels<Unit>& out, int64_t step) {
   pack(Rows<Unit>{block, stride}, rows, out, step);

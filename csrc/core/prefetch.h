@@ -7,19 +7,42 @@ namespace xmkern::XMKERN_CAPABILITY {
 
 // Rows that come into the second-level cache a line at a time, at each step of a product, so that they cost next to
 // nothing. Asked for all at once they would fill the queue of misses, and what the product reads would wait behind
-// them.
+// them; and a branch at the end of each row would be foretold wrong and cost more than the products' own loops: so a
+// product gets lines that lie equally far apart, and what it asks for past the last of them does no harm.
 class Prefetcher {
  public:
+  struct Lines {
+    const char* at;
+    int64_t apart;
+
+    void next() {
+      __builtin_prefetch(at, 0, 2);
+      at += apart;
+    }
+  };
+
   // `count` rows of `bytes` each, `apart` bytes from one to the next. What there is no room to remember is not asked
   // for.
   void add(const void* rows, int64_t apart, int64_t count, int64_t bytes) {
-    if (pieces_ < most && count > 0) piece_[pieces_++] = {static_cast<const char*>(rows), apart, count, bytes};
+    if (pieces_ == most || count <= 0) return;
+    const auto* at = static_cast<const char*>(rows);
+    if (apart == bytes)
+      piece_[pieces_++] = {at, line, count * bytes / line, line};
+    else
+      piece_[pieces_++] = {at, apart, count, bytes};
   }
 
-  void next() {
-    if (at_ >= end_ && !begin_row()) return;
-    __builtin_prefetch(at_, 0, 2);
-    at_ += line;
+  // For a product of so many steps.
+  Lines lines(int64_t steps) {
+    if (current_ == pieces_) return {reinterpret_cast<const char*>(this), 0};
+    Piece& piece = piece_[current_];
+    const Lines lines{piece.at + done_ * piece.apart, piece.apart};
+    done_ += steps;
+    if (done_ >= piece.count) {  // on with the next line of each row, or the next piece
+      done_ = 0, piece.at += line, piece.bytes -= line;
+      if (piece.bytes <= 0) ++current_;
+    }
+    return lines;
   }
 
  private:
@@ -27,27 +50,21 @@ class Prefetcher {
   static constexpr int64_t line = 64;
 
   struct Piece {
-    const char* row;
-    int64_t apart, rows, bytes;
+    const char* at;
+    int64_t apart, count, bytes;
   };
-
-  bool begin_row() {
-    if (current_ == pieces_) return false;
-    Piece& piece = piece_[current_];
-    at_ = piece.row, end_ = at_ + piece.bytes;
-    piece.row += piece.apart;
-    if (--piece.rows == 0) ++current_;
-    return true;
-  }
 
   Piece piece_[most];
   int pieces_ = 0, current_ = 0;
-  const char *at_ = nullptr, *end_ = nullptr;
+  int64_t done_ = 0;
 };
 
 // The same where nothing is needed.
 struct NoPrefetcher {
-  void next() const {}
+  struct Lines {
+    void next() const {}
+  };
+  Lines lines(int64_t) const { return {}; }
 };
 inline constexpr NoPrefetcher no_prefetcher;
 

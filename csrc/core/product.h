@@ -29,7 +29,7 @@ inline int64_t distance_of(Rows<Unit> rows) {
 }
 
 // A(row, k) is a[row * stride + k], or, transposed, a[k * stride + row]. The columns are Halves half vectors; behind an
-// odd one, zeros are stored.
+// odd one, zeros are stored. The odd halves of two rows share a vector, so that none of the lanes idle.
 template <class Arithmetic, int Height, int Halves, bool Transposed, class Left, class Ahead>
 [[gnu::noinline]] void product(Left left, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps, float* c,
                                int64_t c_stride, bool add, Ahead& ahead) {
@@ -38,45 +38,47 @@ template <class Arithmetic, int Height, int Halves, bool Transposed, class Left,
   constexpr int vectors = Halves / 2;
   constexpr bool odd = Halves % 2 != 0;
   Floats sums[Height][vectors + 1];  // the last one is not used
-  HalfFloats half_sums[Height];
+  Floats pair_sums[Height / 2 + 1];  // of the odd halves
 #pragma GCC unroll 16
   for (int r = 0; r < Height; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) {
-      sums[r][v] = Floats{};
-      // What is added to at the end is on its way meanwhile.
-      __builtin_prefetch(c + r * c_stride + v * lanes, 1);
-    }
-    if constexpr (odd) half_sums[r] = HalfFloats{};
+    for (int v = 0; v < vectors; ++v) sums[r][v] = Floats{};
+    if (r % 2 == 0) pair_sums[r / 2] = Floats{};
   }
+  auto lines = ahead.lines(steps);
   for (int64_t k = 0; k < steps; ++k) {
-    ahead.next();
-    decltype(load(b)) columns[vectors + 1];
-    decltype(load_half(b)) half_columns;
+    lines.next();
+    decltype(load(b)) columns[vectors + 1], before{};
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) columns[v] = load(b + v * lanes);
-    if constexpr (odd) half_columns = load_half(b + vectors * lanes);
+    if constexpr (odd) columns[vectors] = load_half_twice(b + vectors * lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < Height; ++r) {
       const auto number = splat(a[Transposed ? r : r * apart]);
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sums[r][v] = Arithmetic::multiply_add(sums[r][v], number, columns[v]);
-      if constexpr (odd) half_sums[r] = Arithmetic::multiply_add(half_sums[r], low_half(number), half_columns);
+      if constexpr (odd) {
+        if (r % 2 != 0 || r + 1 == Height)
+          pair_sums[r / 2] = Arithmetic::multiply_add(
+              pair_sums[r / 2], r % 2 != 0 ? low_halves(before, number) : number, columns[vectors]);
+        before = number;
+      }
     }
     a += Transposed ? apart : 1;
     b += b_step;
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < Height; ++r) {
+  for (int r = 0; r < Height; ++r, c += c_stride) {
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
-      float* at = c + r * c_stride + v * lanes;
+      float* at = c + v * lanes;
       // Added last: a long sum then has a rounding at its full size once a block, not once a term.
       store(at, add ? load(at) + sums[r][v] : sums[r][v]);
     }
     if constexpr (odd) {
-      float* at = c + r * c_stride + vectors * lanes;
-      store(at, add ? load_half(at) + half_sums[r] : half_sums[r]);
+      float* at = c + vectors * lanes;
+      const HalfFloats half = r % 2 != 0 ? half_of<1>(pair_sums[r / 2]) : half_of<0>(pair_sums[r / 2]);
+      store(at, add ? load_half(at) + half : half);
       store(at + lanes / 2, HalfFloats{});
     }
   }

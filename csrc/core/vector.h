@@ -34,26 +34,54 @@ inline Words load(const uint32_t* p) { return *reinterpret_cast<const LooseWords
 inline void store(uint32_t* p, Words x) { *reinterpret_cast<LooseWords*>(p) = x; }
 // Half of one, for the last columns of a product.
 typedef float HalfFloats __attribute__((vector_size(lanes * 2)));
-typedef uint32_t HalfWords __attribute__((vector_size(lanes * 2)));
 typedef float LooseHalfFloats __attribute__((vector_size(lanes * 2), aligned(4), may_alias));
-typedef uint32_t LooseHalfWords __attribute__((vector_size(lanes * 2), aligned(4), may_alias));
 
 inline HalfFloats load_half(const float* p) { return *reinterpret_cast<const LooseHalfFloats*>(p); }
 inline void store(float* p, HalfFloats x) { *reinterpret_cast<LooseHalfFloats*>(p) = x; }
-inline HalfWords load_half(const uint32_t* p) { return *reinterpret_cast<const LooseHalfWords*>(p); }
 
 inline Floats splat(float x) { return x - Floats{}; }
 inline Words splat(uint32_t x) { return x + Words{}; }
 
-inline HalfFloats low_half(Floats x) {
-  HalfFloats half;
-  __builtin_memcpy(&half, &x, sizeof half);
-  return half;
+// Its lower (0) or upper (1) half.
+template <int Number>
+inline HalfFloats half_of(Floats x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<HalfFloats>(_mm512_extractf32x8_ps(reinterpret_cast<__m512>(x), Number));
+#elif defined(__AVX2__)
+  return reinterpret_cast<HalfFloats>(_mm256_extractf128_ps(reinterpret_cast<__m256>(x), Number));
+#else
+  return HalfFloats{x[2 * Number], x[2 * Number + 1]};
+#endif
 }
-inline HalfWords low_half(Words x) {
-  HalfWords half;
-  __builtin_memcpy(&half, &x, sizeof half);
-  return half;
+
+// The low halves of two vectors, that of `a` below.
+inline Words low_halves(Words a, Words b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(
+      _mm512_inserti64x4(reinterpret_cast<__m512i>(a), _mm512_castsi512_si256(reinterpret_cast<__m512i>(b)), 1));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(
+      _mm256_inserti128_si256(reinterpret_cast<__m256i>(a), _mm256_castsi256_si128(reinterpret_cast<__m256i>(b)), 1));
+#else
+  return Words{a[0], a[1], b[0], b[1]};
+#endif
+}
+inline Floats low_halves(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(low_halves(reinterpret_cast<Words>(a), reinterpret_cast<Words>(b)));
+}
+
+// Half a vector in memory, in both halves.
+inline Words load_half_twice(const uint32_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  return Words{p[0], p[1], p[0], p[1]};
+#endif
+}
+inline Floats load_half_twice(const float* p) {
+  return reinterpret_cast<Floats>(load_half_twice(reinterpret_cast<const uint32_t*>(p)));
 }
 
 // The larger of each pair; b where one is NaN.
@@ -237,6 +265,27 @@ inline Floats exp2(Floats x) {
   const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Words>(p) + (reinterpret_cast<Words>(shifted) << 23));
   return x < floor ? Floats{} : (x == x ? scaled : x);
 #endif
+}
+
+// ln x for normal x, to a unit in the last place; NaN for NaN, and no number of interest below. x = m 2^n with n whole
+// and m around 1; the polynomial is that of Cephes' logf.
+inline Floats log(Floats x) {
+  const Words bits = reinterpret_cast<Words>(x) - 0x3f3504f3u;  // of the root of 1/2
+  const Ints exponent = reinterpret_cast<Ints>(bits) >> 23;
+  const Floats m = reinterpret_cast<Floats>((bits & 0x7fffffu) + 0x3f3504f3u) - 1.0f,
+               n = __builtin_convertvector(exponent, Floats), square = m * m;
+  Floats p = splat(7.0376836292e-2f);
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  // ln 2 in two parts, the first short, so that its multiples are exact.
+  const Floats near = m + (p * m * square - 0.5f * square - 2.12194440e-4f * n) + 0.693359375f * n;
+  return x == x ? near : x;
 }
 
 // tanh x, to two units in the last place; NaN for NaN. Near 0 by the polynomial of Cephes' tanhf, for 1 - 2^x is too
