@@ -35,21 +35,21 @@ def test_the_kernels_match_the_reference(capability, name):
 
 def many(**more):
     """A step of everything at once, over several tasks, stretches and vectors."""
-    x, output = normal(3, 4, 61, 67), normal(6, 8, 61, 67, seed=1)
-    mask = (normal(3, 1, 61, 67, seed=2) > 0).float()
+    x, output = normal(3, 4, 101, 67), normal(6, 8, 101, 67, seed=1)
+    mask = (normal(3, 1, 101, 67, seed=2) > 0).float()
     coefficients = STEP._replace(history=(0.5, -0.2), known=0.7, known_noise=0.6, churn=0.1, log_variances=(-3.0, -1.0))
     return {
         "sample": x,
         "model_output": output,
         "coefficients": coefficients,
-        "history": [normal(3, 4, 61, 67, seed=3), normal(3, 4, 61, 67, seed=4)],
+        "history": [normal(3, 4, 101, 67, seed=3), normal(3, 4, 101, 67, seed=4)],
         "seed": 11,
         "offset": 5,
         "variance": "learned_range",
         "guidance": 3.0,
         "guidance_rescale": 0.7,
         "clip": xf.DynamicThreshold(0.95, 3.0),
-        "known": normal(1, 4, 61, 67, seed=5),
+        "known": normal(1, 4, 101, 67, seed=5),
         "mask": mask,
         **more,
     }
