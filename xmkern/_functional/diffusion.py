@@ -78,12 +78,11 @@ def diffusion_step(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    B = _check_sample("sample", sample)
-    shape = sample.shape
+    shape = _check_sample("sample", sample)
     numbers = step_numbers(coefficients, prediction, variance, guidance, guidance_rescale, clip, len(history))
     expected: tuple[int, ...] = shape
     if guidance is not None:
-        expected = (2 * B, *expected[1:])
+        expected = (2 * shape[0], *shape[1:])
     if variance is not None:
         if len(shape) < 2:
             raise ValueError(f"sample must have an axis of channels, [B, C, ...], with variance, not {list(shape)}")
@@ -169,7 +168,7 @@ def q_sample(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    B = _check_sample("x0", x0)
+    shape = _check_sample("x0", x0)
     if target not in ("epsilon", "sample", "v", None):
         raise ValueError(f"target must be 'epsilon', 'sample', 'v' or None, not {target!r}")
     for name, x, dtypes in (("t", t, (torch.int64, torch.int32)), ("alphas_cumprod", alphas_cumprod, _DTYPES[::3])):
@@ -178,8 +177,8 @@ def q_sample(
             raise TypeError(f"{name} must be a tensor of {dtypes[0]} or {dtypes[1]}, not {kind}")
         if x.device != x0.device:
             raise ValueError(f"{name} must be on {x0.device} as x0 is, not on {x.device}")
-    if t.shape != (B,):
-        raise ValueError(f"t must be of shape [{B}], a number for each sample of x0, not {list(t.shape)}")
+    if t.shape != shape[:1]:
+        raise ValueError(f"t must be of shape [{shape[0]}], a number for each sample of x0, not {list(t.shape)}")
     if alphas_cumprod.dim() != 1 or alphas_cumprod.numel() == 0:
         raise ValueError(f"alphas_cumprod must be of shape [T], T at least 1, not {list(alphas_cumprod.shape)}")
     if (noise is None) == (seed is None):
@@ -187,7 +186,7 @@ def q_sample(
     if noise is None:
         seed = _check_seed(seed, offset)
     else:
-        _check_like("noise", noise, x0, x0.shape, torch.float32)
+        _check_like("noise", noise, x0, shape, torch.float32)
     noisy, made = ops.q_sample(x0, t, alphas_cumprod, noise, seed, offset, target or "none", backend=backend)
     if target == "sample":
         return noisy, x0
@@ -266,15 +265,16 @@ def _check_seed(seed: Any, offset: Any) -> int:
     return seed if seed < 2**63 else seed - 2**64
 
 
-def _check_sample(name: str, x: Any) -> int:
-    """-> B"""
+def _check_sample(name: str, x: Any) -> torch.Size:
+    """-> [B, ...]"""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
     if x.dtype not in _DTYPES:
         raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, not {x.dtype}")
-    if x.dim() == 0:
+    shape = x.shape
+    if not shape:
         raise ValueError(f"{name} must have an axis of samples, [B, ...], not shape []")
-    return x.shape[0]
+    return shape
 
 
 def _check_like(name: str, x: Any, sample: Tensor, shape: Any, also: torch.dtype | None = None) -> None:

@@ -69,7 +69,9 @@ def diffusion_step_into(
             masks = _operand(mask, kept)
     native.module().diffusion.step(
         _DTYPES[sample.dtype],
-        (B, elements, row),
+        B,
+        elements,
+        row,
         (
             _operand(sample, kept), output, conditional, learned,
             _NOTHING if known is None else _operand(known, kept), masks,
@@ -78,7 +80,7 @@ def diffusion_step_into(
             _NOTHING if history3 is None else _operand(history3, kept),
             _NOTHING if noise is None else _operand(noise, kept),
         ),
-        numbers,
+        tuple(numbers),  # a list if it comes by the dispatcher
         0 if noise is None else _DTYPES[noise.dtype],
         seed is not None,
         seed or 0,
@@ -117,7 +119,7 @@ def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
     elements = x0.numel() // len(x0)
     native.module().diffusion.step(
         _DTYPES[x0.dtype],
-        (len(x0), elements, elements),
+        *(len(x0), elements, elements),
         ((x0.data_ptr(), elements), *(_NOTHING,) * 9),
         (*_IDENTITY, max_value, ratio),
         *(0, False, 0, 0, 0, 0),
