@@ -21,7 +21,7 @@ def graded(*args: Any) -> bool:
         return True
     if torch.is_grad_enabled():
         for each in args:
-            if each is not None and getattr(each, "requires_grad", False):
+            if getattr(each, "requires_grad", False):
                 return True
     return False
 

@@ -54,7 +54,7 @@ def diffusion_step_into(
         return
     elements = row = sample.numel() // B
     kept: list[Tensor] = []  # copies live until the kernel has run
-    output = _operand(model_output, kept)
+    output = _operand(model_output, elements if variance == "fixed" else 2 * elements, kept)
     conditional = learned = masks = _NOTHING
     if model_output.shape[0] != B:
         conditional = (output[0] + B * output[1] * sample.element_size(), output[1])
@@ -66,19 +66,19 @@ def diffusion_step_into(
         if of_channel >= _LEAST_ROW and mask.stride(1) == 0 and mask[0, 0].is_contiguous():
             row, masks = of_channel, (mask.data_ptr(), mask.stride(0))
         else:
-            masks = _operand(mask, kept)
+            masks = _operand(mask, elements, kept)
     native.module().diffusion.step(
         _DTYPES[sample.dtype],
         B,
         elements,
         row,
         (
-            _operand(sample, kept), output, conditional, learned,
-            _NOTHING if known is None else _operand(known, kept), masks,
-            _NOTHING if history1 is None else _operand(history1, kept),
-            _NOTHING if history2 is None else _operand(history2, kept),
-            _NOTHING if history3 is None else _operand(history3, kept),
-            _NOTHING if noise is None else _operand(noise, kept),
+            _operand(sample, elements, kept), output, conditional, learned,
+            _NOTHING if known is None else _operand(known, elements, kept), masks,
+            _NOTHING if history1 is None else _operand(history1, elements, kept),
+            _NOTHING if history2 is None else _operand(history2, elements, kept),
+            _NOTHING if history3 is None else _operand(history3, elements, kept),
+            _NOTHING if noise is None else _operand(noise, elements, kept),
         ),
         tuple(numbers),  # a list if it comes by the dispatcher
         0 if noise is None else _DTYPES[noise.dtype],
@@ -92,12 +92,14 @@ def diffusion_step_into(
     )  # fmt: skip
 
 
-def _operand(x: Tensor, kept: list[Tensor]) -> tuple[int, int]:
+def _operand(x: Tensor, elements: int, kept: list[Tensor]) -> tuple[int, int]:
     """Where it is, and the stride from sample to sample, whose elements are contiguous."""
-    if not x.is_contiguous() and not x[0].is_contiguous():
+    if x.is_contiguous():
+        return x.data_ptr(), elements
+    if not x[0].is_contiguous():
         x = x.contiguous()
         kept.append(x)
-    return x.data_ptr(), x.stride()[0]
+    return x.data_ptr(), x.stride(0)
 
 
 def _fresh(x: Tensor) -> Tensor:

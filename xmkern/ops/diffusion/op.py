@@ -12,8 +12,8 @@ from torch import Tensor
 
 from xmkern.ops.diffusion import cpu, reference, triton
 from xmkern.ops.diffusion.reference import Numbers
-from xmkern.ops.gradient import graded
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.gradient import graded, run
+from xmkern.ops.registry import Backend, Op, unobserved
 
 _STEP = (
     "Tensor sample, Tensor model_output, Tensor? noise, Tensor? known, Tensor? mask, Tensor? history1, "
@@ -108,18 +108,31 @@ def _or_reference(op: Op, tensors: int) -> Callable[..., Any]:
     plain = op.backends[-1].run
 
     def call(*args: Any, backend: str = "auto") -> Any:
-        if graded(*args[:tensors]):
+        given = args[:tensors]
+        if _ordinary(given):
+            return op.serve(args, backend)
+        if graded(*given):
             if backend not in ("auto", "reference"):
                 raise ValueError(
                     f"backend={backend!r} cannot serve this call of {op.name}: its kernels have no gradient and no "
                     "batching rule, and one is asked for"
                 )
             return plain(*args)
-        if args[0].is_meta:  # there is nothing to compute: the dispatcher knows the fake
-            return op.overload(*args, backend)
-        return op(*args, backend=backend)
+        return run(op, *args, backend)
 
     return call
+
+
+def _ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether no gradient is asked for, and nobody has to see the call: in one look at each tensor, since the checks of
+    any operator take longer than a small step."""
+    if not unobserved():
+        return False
+    graded = torch.is_grad_enabled()
+    for x in tensors:
+        if x is not None and (type(x) is not Tensor or x.is_meta or (graded and x.requires_grad)):
+            return False
+    return True
 
 
 diffusion_step = _or_reference(step_forward, 8)
