@@ -14,8 +14,6 @@ from xmkern._functional.diffusion_coefficients import (
     step_numbers,
 )
 from xmkern.ops import diffusion as ops
-from xmkern.ops.diffusion.op import step_into
-from xmkern.ops.gradient import graded
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -112,9 +110,7 @@ def diffusion_step(
     _check_out("out[0]", previous, sample)
     if original is not None:
         _check_out("out[1]", original, sample)
-    if graded(previous, original, *tensors):
-        raise ValueError("out must be None where a gradient is asked for")
-    step_into(previous, original, *tensors, *rest, original is not None, backend=backend)
+    ops.diffusion_step_into(previous, original, *tensors, *rest, original is not None, backend=backend)
     return previous, original
 
 
@@ -244,7 +240,8 @@ def philox_normal(
     """
     seed = _check_seed(seed, offset)
     if out is None:
-        out = torch.empty(shape, device=device, dtype=dtype)
+        # one number after the other, which torch reads sooner than a tuple
+        out = torch.empty(*shape or ((),), device=device, dtype=dtype)
     elif out.shape != torch.Size(shape) or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {list(shape)}, not {list(out.shape)}")
     if out.dtype not in _DTYPES:
@@ -255,7 +252,7 @@ def philox_normal(
 
 def _check_seed(seed: Any, offset: Any) -> int:
     """-> the seed as int64"""
-    for name, value in (("seed", seed), ("offset", offset)):
+    for name, value in ("seed", seed), ("offset", offset):
         if not isinstance(value, int):
             raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not -(2**63) <= seed < 2**64:

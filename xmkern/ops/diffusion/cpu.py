@@ -10,6 +10,7 @@ from xmkern import native
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _VARIANCES = {"fixed": 0, "learned": 1, "learned_range": 2}
 _NOTHING = (0, 0)
+_NO_TENSOR = {dtype: torch.empty(0, dtype=dtype) for dtype in _DTYPES}  # for what is not wanted: nobody writes to it
 _LEAST_ROW = 256  # elements; a mask of shorter rows is written out
 
 
@@ -29,7 +30,7 @@ def diffusion_step(sample: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     previous = _fresh(sample)
     original = torch.empty_like(previous) if args[-1] else None
     diffusion_step_into(previous, original, sample, *args)
-    return previous, sample.new_empty(0) if original is None else original
+    return previous, _NO_TENSOR[sample.dtype] if original is None else original
 
 
 def diffusion_step_into(
@@ -136,7 +137,7 @@ def q_sample(
 ) -> tuple[Tensor, Tensor]:
     noisy = _fresh(x0)
     written = target == "v" or (target == "epsilon" and noise is None)
-    made = torch.empty_like(noisy) if written else noisy.new_empty(0)
+    made = torch.empty_like(noisy) if written else _NO_TENSOR[x0.dtype]
     x, t, table = x0.contiguous(), t.contiguous(), alphas_cumprod.contiguous()
     z = noise if noise is None else noise.contiguous()
     B = x.shape[0]

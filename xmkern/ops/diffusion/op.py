@@ -112,6 +112,8 @@ def _or_reference(op: Op, tensors: int) -> Callable[..., Any]:
         if _ordinary(given):
             return op.serve(args, backend)
         if graded(*given):
+            if op is step_into:
+                raise ValueError("out must be None where a gradient is asked for")
             if backend not in ("auto", "reference"):
                 raise ValueError(
                     f"backend={backend!r} cannot serve this call of {op.name}: its kernels have no gradient and no "
@@ -136,5 +138,6 @@ def _ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 diffusion_step = _or_reference(step_forward, 8)
+diffusion_step_into = _or_reference(step_into, 10)
 dynamic_threshold = _or_reference(threshold_forward, 1)
 q_sample = _or_reference(q_sample_forward, 4)
