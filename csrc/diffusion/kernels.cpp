@@ -7,13 +7,14 @@ namespace {
 
 using diffusion::Noising;
 
-// Calls body(b, i, count) for stretches of elements begin to end of all samples, none longer than `row`, of which
-// stretches are never parts of two.
+// Calls body(b, i, count) for stretches of elements begin to end of all samples, never parts of two rows of `row`
+// elements, and no longer than what has room for their noise if it has to be written somewhere.
 template <class Body>
 void each_stretch(const Noise& noise, int64_t elements, int64_t row, int64_t begin, int64_t end, Body&& body) {
+  const int64_t most = noise.drawn || noise.dtype != Dtype::float32 ? stretch : row;
   for (int64_t at = begin; at < end;) {
     const int64_t b = at / elements, i = at % elements;
-    int64_t count = least(least(end - at, row - i % row), stretch);
+    int64_t count = least(least(end - at, row - i % row), most);
     if (noise.drawn) count = least(count, stretch_from(noise, at));
     body(b, i, count);
     at += count;
