@@ -72,6 +72,18 @@ def test_results_do_not_depend_on_threads(capability):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_results_are_those_of_their_samples(capability, dtype):
+    """What is so large is written past the caches; samples of odd sizes are not all aligned."""
+    x, m = (normal(4, 3, 545, 545, seed=i, dtype=dtype) for i in range(2))
+    t, table, elements = torch.arange(4), torch.linspace(0.99, 0.1, 4), x[0].numel()
+    whole = (*xf.diffusion_step(x, m, STEP, seed=2, clip=1.0), *xf.q_sample(x, t, table, seed=2))
+    for b in range(4):
+        one, noise = slice(b, b + 1), {"seed": 2, "offset": b * elements}
+        parts = xf.diffusion_step(x[one], m[one], STEP, clip=1.0, **noise), xf.q_sample(x[one], t[one], table, **noise)
+        assert all(torch.equal(a[one], c) for a, c in zip(whole, (*parts[0], *parts[1]), strict=True))
+
+
 def test_the_posterior_is_the_surveys():
     """Of Ho et al. (2020), in float64."""
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
