@@ -15,14 +15,21 @@ XMKERN_KERNELS(statistics, diffusion::StatisticsKernel, diffusion_statistics, av
 namespace diffusion {
 namespace {
 
-// Elements of a task: fewer take less time than it takes to wake a thread. Up to the larger number each thread has one
-// task, and so from step to step the same elements, which it then finds in its own cache.
-constexpr int64_t least_piece = 16384, largest_piece = 131072;
+// Elements of a task: fewer, with noise to draw or without, take less time than a thread takes to wake up and to fetch
+// them. Up to the largest number each thread has one task, and so from step to step the same elements, which it then
+// finds in its own cache.
+constexpr int64_t least_drawn = 32768, least_given = 131072, largest_piece = 2 * least_given;
+
+// No cache would hold results of so many bytes, and what they are made of, until they are read.
+constexpr int64_t streamed_bytes = int64_t{6} << 20;
+
+bool streams(Dtype dtype, int64_t elements) { return elements * size_of(dtype) >= streamed_bytes; }
 
 template <class Body>
-void each_piece(int64_t elements, int threads, Body&& body) {
-  const int64_t share = (elements / threads + normal_tile) / normal_tile * normal_tile;
-  const int64_t piece = std::clamp(share, least_piece, largest_piece);
+void each_piece(int64_t elements, bool drawn, int threads, Body&& body) {
+  const int64_t pieces = std::clamp<int64_t>(elements / (drawn ? least_drawn : least_given), 1, std::max(threads, 1));
+  const int64_t share = (elements / pieces + normal_tile) / normal_tile * normal_tile;
+  const int64_t piece = std::min(share, largest_piece);
   parallel_for((elements + piece - 1) / piece, threads, [&](int64_t task) {
     const int64_t begin = task * piece, end = begin + piece;
     body(begin, end < elements ? end : elements);
@@ -31,8 +38,10 @@ void each_piece(int64_t elements, int threads, Body&& body) {
 
 }  // namespace
 
-void step(const Step& s, int threads) {
+void step(Step s, int threads) {
   if (s.samples * s.elements == 0) return;
+  // Where a result takes the place of the sample its lines are in the cache already.
+  s.streams = s.previous != s.sample.data && streams(s.dtype, s.samples * s.elements);
   Statistics* of_samples = nullptr;
   if (s.rescale != 0 || s.ratio >= 0) {
     const auto count = static_cast<size_t>(s.samples);
@@ -43,18 +52,21 @@ void step(const Step& s, int threads) {
                  [&](int64_t b) { of_samples[b] = kernel.run(s, b, static_cast<uint32_t*>(Scratch::get(keys))); });
   }
   const Kernels& kernel = kernels.pick();
-  each_piece(s.samples * s.elements, threads,
+  each_piece(s.samples * s.elements, s.noise.drawn, threads,
              [&](int64_t begin, int64_t end) { kernel.step(s, of_samples, begin, end); });
 }
 
-void q_sample(const Noising& q, int threads) {
+void q_sample(Noising q, int threads) {
+  q.streams = streams(q.dtype, q.samples * q.elements);
   const Kernels& kernel = kernels.pick();
-  each_piece(q.samples * q.elements, threads, [&](int64_t begin, int64_t end) { kernel.q_sample(q, begin, end); });
+  each_piece(q.samples * q.elements, q.noise.drawn, threads,
+             [&](int64_t begin, int64_t end) { kernel.q_sample(q, begin, end); });
 }
 
 void normals(void* out, Dtype dtype, int64_t count, uint64_t seed, uint64_t offset, int threads) {
   const Kernels& kernel = kernels.pick();
-  each_piece(count, threads, [&](int64_t begin, int64_t end) { kernel.normals(out, dtype, seed, offset, begin, end); });
+  each_piece(count, true, threads,
+             [&](int64_t begin, int64_t end) { kernel.normals(out, dtype, seed, offset, begin, end); });
 }
 
 }  // namespace diffusion

@@ -2,7 +2,7 @@
 // elements, and x, m and x0 of one vector.
 #pragma once
 
-#include "core/halves.h"
+#include "core/stream.h"
 #include "diffusion/kernels.h"
 #include "diffusion/normals.h"
 
@@ -25,10 +25,18 @@ inline Floats load_some(const void* data, int64_t i, int64_t count) {
   return x;
 }
 
+// `stream`: past the caches, where the place is aligned.
 template <Dtype dtype>
-inline void store_some(void* data, int64_t i, Floats x, int64_t count) {
+inline void store_some(void* data, int64_t i, Floats x, int64_t count, bool stream = false) {
+  if (count == lanes && stream) return stream_floats<dtype>(static_cast<char*>(data) + i * size_of(dtype), x);
   if (count == lanes) return store_floats<dtype>(data, i, x);
   for (int64_t lane = 0; lane < count; ++lane) store_float<dtype>(data, i + lane, x[lane]);
+}
+
+template <Dtype dtype>
+inline bool aligned(const void* data, int64_t i) {
+  return (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(i * size_of(dtype))) % (lanes * size_of(dtype)) ==
+         0;
 }
 
 // Calls body(i, count) for each vector of `count` elements: with a constant but for the last.

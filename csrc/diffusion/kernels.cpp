@@ -7,13 +7,14 @@ namespace {
 
 using diffusion::Noising;
 
-// Calls body(b, i, count) for stretches of elements begin to end of all samples, none longer than `row`, of which
-// stretches are never parts of two.
+// Calls body(b, i, count) for stretches of elements begin to end of all samples, never parts of two rows of `row`
+// elements, and no longer than what has room for their noise if it has to be written somewhere.
 template <class Body>
 void each_stretch(const Noise& noise, int64_t elements, int64_t row, int64_t begin, int64_t end, Body&& body) {
+  const int64_t most = noise.drawn || noise.dtype != Dtype::float32 ? stretch : row;
   for (int64_t at = begin; at < end;) {
     const int64_t b = at / elements, i = at % elements;
-    int64_t count = least(least(end - at, row - i % row), stretch);
+    int64_t count = least(least(end - at, row - i % row), most);
     if (noise.drawn) count = least(count, stretch_from(noise, at));
     body(b, i, count);
     at += count;
@@ -26,7 +27,7 @@ bool is_plain(const Step& s) {
          s.mask.data == nullptr && s.churn == 0 && s.ratio < 0 && s.previous != nullptr;
 }
 
-template <Dtype dtype, bool plain, bool has_noise>
+template <Dtype dtype, bool plain, bool has_noise, bool stream>
 void step_stretch(const Step& all, const Statistics& own, int64_t b, int64_t begin, int64_t count, const float* noise) {
   const Step s = all;  // a copy of which the compiler knows that no store changes it
   const bool sample_counts = s.of_sample != 0, original_counts = s.of_original != 0, output_counts = s.of_output != 0;
@@ -45,7 +46,7 @@ void step_stretch(const Step& all, const Statistics& own, int64_t b, int64_t beg
     }
     Floats x0 = smaller(high, larger(low, original_of(x, m)));
     if (dynamic) x0 = x0 / high;
-    if (s.original != nullptr) store_some<dtype>(s.original, place + i, x0, n);
+    if (s.original != nullptr) store_some<dtype>(s.original, place + i, x0, n, stream);
     if (!plain && s.previous == nullptr) return;
 
     Floats y{};
@@ -68,7 +69,7 @@ void step_stretch(const Step& all, const Statistics& own, int64_t b, int64_t beg
       const Floats known = load_some<dtype>(s.known.data, b * s.known.stride + begin + i, n);
       y = mask * (s.of_known * known + s.known_noise * z) + (1.0f - mask) * y;
     }
-    store_some<dtype>(s.previous, place + i, y, n);
+    store_some<dtype>(s.previous, place + i, y, n, stream);
   });
 }
 
@@ -77,10 +78,16 @@ void step_piece(const Step& s, const Statistics* of_samples, int64_t begin, int6
   Drawn drawn;
   each_stretch(s.noise, s.elements, s.row, begin, end, [&](int64_t b, int64_t i, int64_t count) {
     const Statistics own = of_samples != nullptr ? of_samples[b] : Statistics{1.0f, s.clip};
+    const int64_t place = b * s.elements + i;
+    const bool streams = s.streams && aligned<dtype>(s.previous, place) && aligned<dtype>(s.original, place);
+    const auto run = [&]<bool has_noise>(const float* noise) {
+      if (streams) return step_stretch<dtype, plain, has_noise, true>(s, own, b, i, count, noise);
+      step_stretch<dtype, plain, has_noise, false>(s, own, b, i, count, noise);
+    };
     if (noisy(s.noise))
-      step_stretch<dtype, plain, true>(s, own, b, i, count, drawn.get<dtype>(s.noise, s.elements, b, i, count));
+      run.template operator()<true>(drawn.get<dtype>(s.noise, s.elements, b, i, count));
     else
-      step_stretch<dtype, plain, false>(s, own, b, i, count, nullptr);
+      run.template operator()<false>(nullptr);
   });
 }
 
@@ -100,12 +107,14 @@ void q_sample(const Noising& q, int64_t begin, int64_t end) {
       const float* noise = drawn.template get<dtype.value>(q.noise, q.elements, b, start, count);
       const float alpha = q.levels[2 * b], sigma = q.levels[2 * b + 1];
       const int64_t place = b * q.elements + start;
+      const bool stream = q.streams && aligned<dtype.value>(q.noisy, place) &&
+                          aligned<dtype.value>(q.velocity, place) && aligned<dtype.value>(q.drawn, place);
       each_vector(count, [&](int64_t i, int64_t n) {
         const Floats x = load_some<dtype.value>(q.sample.data, b * q.sample.stride + start + i, n);
         const Floats z = load_some<Dtype::float32>(noise, i, n);
-        store_some<dtype.value>(q.noisy, place + i, alpha * x + sigma * z, n);
-        if (q.velocity != nullptr) store_some<dtype.value>(q.velocity, place + i, alpha * z - sigma * x, n);
-        if (q.drawn != nullptr) store_some<dtype.value>(q.drawn, place + i, z, n);
+        store_some<dtype.value>(q.noisy, place + i, alpha * x + sigma * z, n, stream);
+        if (q.velocity != nullptr) store_some<dtype.value>(q.velocity, place + i, alpha * z - sigma * x, n, stream);
+        if (q.drawn != nullptr) store_some<dtype.value>(q.drawn, place + i, z, n, stream);
       });
     });
   });

@@ -2,8 +2,8 @@
 // sources (see core/capability.h).
 #pragma once
 
-#include "core/halves.h"
 #include "core/philox.h"
+#include "core/stream.h"
 #include "epilogue/kernels.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
@@ -36,30 +36,6 @@ inline Floats load_numbers(const void* data, int64_t i, Whole) {
 template <Dtype dtype>
 inline Floats load_numbers(const void* data, int64_t i, Part part) {
   return load_some_floats<dtype>(data, i, part.count);
-}
-
-// Past the caches, into which the line would first be read.
-template <Dtype dtype>
-inline void stream_floats(void* data, Floats x) {
-#if defined(__AVX512F__)
-  if constexpr (dtype == Dtype::float32) {
-    _mm512_stream_ps(static_cast<float*>(data), reinterpret_cast<__m512>(x));
-  } else {
-    __m256i halves;
-    store_floats<dtype>(&halves, 0, x);
-    _mm256_stream_si256(static_cast<__m256i*>(data), halves);
-  }
-#elif defined(__AVX2__)
-  if constexpr (dtype == Dtype::float32) {
-    _mm256_stream_ps(static_cast<float*>(data), reinterpret_cast<__m256>(x));
-  } else {
-    __m128i halves;
-    store_floats<dtype>(&halves, 0, x);
-    _mm_stream_si128(static_cast<__m128i*>(data), halves);
-  }
-#else
-  store_floats<dtype>(data, 0, x);
-#endif
 }
 
 template <Dtype dtype>

@@ -35,21 +35,21 @@ def test_the_kernels_match_the_reference(capability, name):
 
 def many(**more):
     """A step of everything at once, over several tasks, stretches and vectors."""
-    x, output = normal(3, 4, 61, 67), normal(6, 8, 61, 67, seed=1)
-    mask = (normal(3, 1, 61, 67, seed=2) > 0).float()
+    x, output = normal(3, 4, 101, 67), normal(6, 8, 101, 67, seed=1)
+    mask = (normal(3, 1, 101, 67, seed=2) > 0).float()
     coefficients = STEP._replace(history=(0.5, -0.2), known=0.7, known_noise=0.6, churn=0.1, log_variances=(-3.0, -1.0))
     return {
         "sample": x,
         "model_output": output,
         "coefficients": coefficients,
-        "history": [normal(3, 4, 61, 67, seed=3), normal(3, 4, 61, 67, seed=4)],
+        "history": [normal(3, 4, 101, 67, seed=3), normal(3, 4, 101, 67, seed=4)],
         "seed": 11,
         "offset": 5,
         "variance": "learned_range",
         "guidance": 3.0,
         "guidance_rescale": 0.7,
         "clip": xf.DynamicThreshold(0.95, 3.0),
-        "known": normal(1, 4, 61, 67, seed=5),
+        "known": normal(1, 4, 101, 67, seed=5),
         "mask": mask,
         **more,
     }
@@ -70,6 +70,18 @@ def test_results_do_not_depend_on_threads(capability):
             results.append((*xf.diffusion_step(**many(), backend="cpu"), *noised))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_results_are_those_of_their_samples(capability, dtype):
+    """What is so large is written past the caches; samples of odd sizes are not all aligned."""
+    x, m = (normal(4, 3, 545, 545, seed=i, dtype=dtype) for i in range(2))
+    t, table, elements = torch.arange(4), torch.linspace(0.99, 0.1, 4), x[0].numel()
+    whole = (*xf.diffusion_step(x, m, STEP, seed=2, clip=1.0), *xf.q_sample(x, t, table, seed=2))
+    for b in range(4):
+        one, noise = slice(b, b + 1), {"seed": 2, "offset": b * elements}
+        parts = xf.diffusion_step(x[one], m[one], STEP, clip=1.0, **noise), xf.q_sample(x[one], t[one], table, **noise)
+        assert all(torch.equal(a[one], c) for a, c in zip(whole, (*parts[0], *parts[1]), strict=True))
 
 
 def test_the_posterior_is_the_surveys():

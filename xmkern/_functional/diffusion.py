@@ -14,8 +14,6 @@ from xmkern._functional.diffusion_coefficients import (
     step_numbers,
 )
 from xmkern.ops import diffusion as ops
-from xmkern.ops.diffusion.op import step_into
-from xmkern.ops.gradient import graded
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -78,12 +76,11 @@ def diffusion_step(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    B = _check_sample("sample", sample)
-    shape = sample.shape
+    shape = _check_sample("sample", sample)
     numbers = step_numbers(coefficients, prediction, variance, guidance, guidance_rescale, clip, len(history))
     expected: tuple[int, ...] = shape
     if guidance is not None:
-        expected = (2 * B, *expected[1:])
+        expected = (2 * shape[0], *shape[1:])
     if variance is not None:
         if len(shape) < 2:
             raise ValueError(f"sample must have an axis of channels, [B, C, ...], with variance, not {list(shape)}")
@@ -113,9 +110,7 @@ def diffusion_step(
     _check_out("out[0]", previous, sample)
     if original is not None:
         _check_out("out[1]", original, sample)
-    if graded(previous, original, *tensors):
-        raise ValueError("out must be None where a gradient is asked for")
-    step_into(previous, original, *tensors, *rest, original is not None, backend=backend)
+    ops.diffusion_step_into(previous, original, *tensors, *rest, original is not None, backend=backend)
     return previous, original
 
 
@@ -169,7 +164,7 @@ def q_sample(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    B = _check_sample("x0", x0)
+    shape = _check_sample("x0", x0)
     if target not in ("epsilon", "sample", "v", None):
         raise ValueError(f"target must be 'epsilon', 'sample', 'v' or None, not {target!r}")
     for name, x, dtypes in (("t", t, (torch.int64, torch.int32)), ("alphas_cumprod", alphas_cumprod, _DTYPES[::3])):
@@ -178,8 +173,8 @@ def q_sample(
             raise TypeError(f"{name} must be a tensor of {dtypes[0]} or {dtypes[1]}, not {kind}")
         if x.device != x0.device:
             raise ValueError(f"{name} must be on {x0.device} as x0 is, not on {x.device}")
-    if t.shape != (B,):
-        raise ValueError(f"t must be of shape [{B}], a number for each sample of x0, not {list(t.shape)}")
+    if t.shape != shape[:1]:
+        raise ValueError(f"t must be of shape [{shape[0]}], a number for each sample of x0, not {list(t.shape)}")
     if alphas_cumprod.dim() != 1 or alphas_cumprod.numel() == 0:
         raise ValueError(f"alphas_cumprod must be of shape [T], T at least 1, not {list(alphas_cumprod.shape)}")
     if (noise is None) == (seed is None):
@@ -187,7 +182,7 @@ def q_sample(
     if noise is None:
         seed = _check_seed(seed, offset)
     else:
-        _check_like("noise", noise, x0, x0.shape, torch.float32)
+        _check_like("noise", noise, x0, shape, torch.float32)
     noisy, made = ops.q_sample(x0, t, alphas_cumprod, noise, seed, offset, target or "none", backend=backend)
     if target == "sample":
         return noisy, x0
@@ -245,7 +240,8 @@ def philox_normal(
     """
     seed = _check_seed(seed, offset)
     if out is None:
-        out = torch.empty(shape, device=device, dtype=dtype)
+        # one number after the other, which torch reads sooner than a tuple
+        out = torch.empty(*shape or ((),), device=device, dtype=dtype)
     elif out.shape != torch.Size(shape) or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {list(shape)}, not {list(out.shape)}")
     if out.dtype not in _DTYPES:
@@ -256,7 +252,7 @@ def philox_normal(
 
 def _check_seed(seed: Any, offset: Any) -> int:
     """-> the seed as int64"""
-    for name, value in (("seed", seed), ("offset", offset)):
+    for name, value in ("seed", seed), ("offset", offset):
         if not isinstance(value, int):
             raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not -(2**63) <= seed < 2**64:
@@ -266,15 +262,16 @@ def _check_seed(seed: Any, offset: Any) -> int:
     return seed if seed < 2**63 else seed - 2**64
 
 
-def _check_sample(name: str, x: Any) -> int:
-    """-> B"""
+def _check_sample(name: str, x: Any) -> torch.Size:
+    """-> [B, ...]"""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
     if x.dtype not in _DTYPES:
         raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, not {x.dtype}")
-    if x.dim() == 0:
+    shape = x.shape
+    if not shape:
         raise ValueError(f"{name} must have an axis of samples, [B, ...], not shape []")
-    return x.shape[0]
+    return shape
 
 
 def _check_like(name: str, x: Any, sample: Tensor, shape: Any, also: torch.dtype | None = None) -> None:

@@ -205,12 +205,14 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
     ) -> tuple[Tensor, Tensor | None] | None:
         """Where to write: the prediction, which is kept, over the oldest one, which is of no more use."""
         oldest = self.model_outputs[0]
-        fits = oldest is not None and oldest.shape == sample.shape and oldest.dtype == sample.dtype
-        if out is None:
-            if not fits or (torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad)):
-                return None
-            return torch.empty_like(sample, memory_format=torch.contiguous_format), oldest
-        return out[0], oldest if fits else torch.empty_like(sample, memory_format=torch.contiguous_format)
+        if oldest is not None and not (oldest.shape == sample.shape and oldest.dtype == sample.dtype):
+            oldest = None
+        if out is not None:
+            fresh = oldest is None
+            return out[0], torch.empty_like(sample, memory_format=torch.contiguous_format) if fresh else oldest
+        if oldest is None or (torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad)):
+            return None
+        return torch.empty_like(oldest), oldest
 
     def _order(self, place: int) -> int:
         """Of the step to be made: no more than predictions allow, and less at the end."""

@@ -61,8 +61,10 @@ class Op:
         _ops[self.name] = self
 
     def __call__(self, *args: Any, backend: str = "auto") -> Any:
-        # The dispatcher takes longer than a small kernel: it is left out where it would only come back to _serve.
-        return self._serve(args, backend) if _unobserved(args) else self.overload(*args, backend)
+        # The dispatcher takes longer than a small kernel: it is left out where it would only come back to serve.
+        if unobserved() and PLAIN.issuperset(map(type, args)):
+            return self.serve(args, backend)
+        return self.overload(*args, backend)
 
     def refusals(self, *args: Any) -> Iterator[tuple[Backend, str | None]]:
         """Each backend, best first, with the reason why it cannot serve these arguments (None: it can)."""
@@ -70,9 +72,10 @@ class Op:
             yield backend, backend.refuses(*args)
 
     def _run(self, *args: Any) -> Any:
-        return self._serve(args[:-1], args[-1])
+        return self.serve(args[:-1], args[-1])
 
-    def _serve(self, args: tuple[Any, ...], wanted: str) -> Any:
+    def serve(self, args: tuple[Any, ...], wanted: str) -> Any:
+        """Calls the first backend that can serve these arguments, past the dispatcher."""
         for backend in self.backends:
             if wanted not in ("auto", backend.name):
                 continue
@@ -110,14 +113,10 @@ _UNOBSERVED = {
 }  # the former: inference mode
 
 
-def _unobserved(args: tuple[Any, ...]) -> bool:
-    """Whether no compiler, mode, transform, tracer, profiler or tensor subclass has to see the call of an operator."""
-    return (
-        not torch.compiler.is_compiling()
-        and _local_keys().raw_repr() in _UNOBSERVED
-        and not _profiled()
-        and PLAIN.issuperset(map(type, args))
-    )
+def unobserved() -> bool:
+    """Whether no compiler, mode, transform, tracer or profiler has to see the calls of operators; a tensor subclass
+    may."""
+    return not torch.compiler.is_compiling() and _local_keys().raw_repr() in _UNOBSERVED and not _profiled()
 
 
 def ops() -> dict[str, Op]:

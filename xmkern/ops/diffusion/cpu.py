@@ -10,6 +10,7 @@ from xmkern import native
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _VARIANCES = {"fixed": 0, "learned": 1, "learned_range": 2}
 _NOTHING = (0, 0)
+_NO_TENSOR = {dtype: torch.empty(0, dtype=dtype) for dtype in _DTYPES}  # for what is not wanted: nobody writes to it
 _LEAST_ROW = 256  # elements; a mask of shorter rows is written out
 
 
@@ -29,7 +30,7 @@ def diffusion_step(sample: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     previous = _fresh(sample)
     original = torch.empty_like(previous) if args[-1] else None
     diffusion_step_into(previous, original, sample, *args)
-    return previous, sample.new_empty(0) if original is None else original
+    return previous, _NO_TENSOR[sample.dtype] if original is None else original
 
 
 def diffusion_step_into(
@@ -54,7 +55,7 @@ def diffusion_step_into(
         return
     elements = row = sample.numel() // B
     kept: list[Tensor] = []  # copies live until the kernel has run
-    output = _operand(model_output, kept)
+    output = _operand(model_output, elements if variance == "fixed" else 2 * elements, kept)
     conditional = learned = masks = _NOTHING
     if model_output.shape[0] != B:
         conditional = (output[0] + B * output[1] * sample.element_size(), output[1])
@@ -66,19 +67,21 @@ def diffusion_step_into(
         if of_channel >= _LEAST_ROW and mask.stride(1) == 0 and mask[0, 0].is_contiguous():
             row, masks = of_channel, (mask.data_ptr(), mask.stride(0))
         else:
-            masks = _operand(mask, kept)
+            masks = _operand(mask, elements, kept)
     native.module().diffusion.step(
         _DTYPES[sample.dtype],
-        (B, elements, row),
+        B,
+        elements,
+        row,
         (
-            _operand(sample, kept), output, conditional, learned,
-            _NOTHING if known is None else _operand(known, kept), masks,
-            _NOTHING if history1 is None else _operand(history1, kept),
-            _NOTHING if history2 is None else _operand(history2, kept),
-            _NOTHING if history3 is None else _operand(history3, kept),
-            _NOTHING if noise is None else _operand(noise, kept),
+            _operand(sample, elements, kept), output, conditional, learned,
+            _NOTHING if known is None else _operand(known, elements, kept), masks,
+            _NOTHING if history1 is None else _operand(history1, elements, kept),
+            _NOTHING if history2 is None else _operand(history2, elements, kept),
+            _NOTHING if history3 is None else _operand(history3, elements, kept),
+            _NOTHING if noise is None else _operand(noise, elements, kept),
         ),
-        numbers,
+        tuple(numbers),  # a list if it comes by the dispatcher
         0 if noise is None else _DTYPES[noise.dtype],
         seed is not None,
         seed or 0,
@@ -90,12 +93,14 @@ def diffusion_step_into(
     )  # fmt: skip
 
 
-def _operand(x: Tensor, kept: list[Tensor]) -> tuple[int, int]:
+def _operand(x: Tensor, elements: int, kept: list[Tensor]) -> tuple[int, int]:
     """Where it is, and the stride from sample to sample, whose elements are contiguous."""
-    if not x.is_contiguous() and not x[0].is_contiguous():
+    if x.is_contiguous():
+        return x.data_ptr(), elements
+    if not x[0].is_contiguous():
         x = x.contiguous()
         kept.append(x)
-    return x.data_ptr(), x.stride()[0]
+    return x.data_ptr(), x.stride(0)
 
 
 def _fresh(x: Tensor) -> Tensor:
@@ -117,7 +122,7 @@ def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
     elements = x0.numel() // len(x0)
     native.module().diffusion.step(
         _DTYPES[x0.dtype],
-        (len(x0), elements, elements),
+        *(len(x0), elements, elements),
         ((x0.data_ptr(), elements), *(_NOTHING,) * 9),
         (*_IDENTITY, max_value, ratio),
         *(0, False, 0, 0, 0, 0),
@@ -132,7 +137,7 @@ def q_sample(
 ) -> tuple[Tensor, Tensor]:
     noisy = _fresh(x0)
     written = target == "v" or (target == "epsilon" and noise is None)
-    made = torch.empty_like(noisy) if written else noisy.new_empty(0)
+    made = torch.empty_like(noisy) if written else _NO_TENSOR[x0.dtype]
     x, t, table = x0.contiguous(), t.contiguous(), alphas_cumprod.contiguous()
     z = noise if noise is None else noise.contiguous()
     B = x.shape[0]

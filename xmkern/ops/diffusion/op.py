@@ -13,7 +13,7 @@ from torch import Tensor
 from xmkern.ops.diffusion import cpu, reference, triton
 from xmkern.ops.diffusion.reference import Numbers
 from xmkern.ops.gradient import graded, run
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, unobserved
 
 _STEP = (
     "Tensor sample, Tensor model_output, Tensor? noise, Tensor? known, Tensor? mask, Tensor? history1, "
@@ -108,7 +108,12 @@ def _or_reference(op: Op, tensors: int) -> Callable[..., Any]:
     plain = op.backends[-1].run
 
     def call(*args: Any, backend: str = "auto") -> Any:
-        if graded(*args[:tensors]):
+        given = args[:tensors]
+        if _ordinary(given):
+            return op.serve(args, backend)
+        if graded(*given):
+            if op is step_into:
+                raise ValueError("out must be None where a gradient is asked for")
             if backend not in ("auto", "reference"):
                 raise ValueError(
                     f"backend={backend!r} cannot serve this call of {op.name}: its kernels have no gradient and no "
@@ -120,6 +125,19 @@ def _or_reference(op: Op, tensors: int) -> Callable[..., Any]:
     return call
 
 
+def _ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether no gradient is asked for, and nobody has to see the call: in one look at each tensor, since the checks of
+    any operator take longer than a small step."""
+    if not unobserved():
+        return False
+    graded = torch.is_grad_enabled()
+    for x in tensors:
+        if x is not None and (type(x) is not Tensor or x.is_meta or (graded and x.requires_grad)):
+            return False
+    return True
+
+
 diffusion_step = _or_reference(step_forward, 8)
+diffusion_step_into = _or_reference(step_into, 10)
 dynamic_threshold = _or_reference(threshold_forward, 1)
 q_sample = _or_reference(q_sample_forward, 4)
