@@ -121,13 +121,12 @@ inline void clear_row(const BackwardWorkspace<Arithmetic>& w, int64_t row) {
 template <class Arithmetic, Dtype dtype, bool softmax>
 void backward_of(const Problem& p, const Gradients& g, const Share& share, void* part_memory, void* memory) {
   using Unit = typename Arithmetic::Unit;
-  const auto [batch, head, row_begin, row_end] = share;
+  const auto [batch, head, row_begin, row_end, goes_on] = share;
   const Side &rows = p.rows, &columns = p.columns;
   const int64_t there = columns_in(p, batch);
   Pieces pieces(memory), part_pieces(part_memory);
   BackwardWorkspace<Arithmetic> w(p, there, pieces);
   const Part part(p, part_pieces);
-  clear(part.x), clear(part.value);
   const uint8_t *mask = mask_of(rows, batch), *column_mask = mask_of(columns, batch);
   flags_of(column_mask, there, w.flags);
   if (softmax) column_sums<Arithmetic, dtype>(p, g, batch, head, there, w);
@@ -138,6 +137,7 @@ void backward_of(const Problem& p, const Gradients& g, const Share& share, void*
   w.column_x.template load<dtype>(first(columns.x), columns.x.row, there, column_mask);
   w.column_out.template load<dtype>(first(g.columns.out), g.columns.out.row, there, column_mask);
 
+  bool begun = false;  // the sums of the columns
   for (int64_t begin = row_begin; begin < row_end; begin += strip_rows) {
     const int64_t end = lesser(begin + strip_rows, row_end), count = end - begin;
     if (!any_row(mask, begin, end)) {
@@ -146,12 +146,28 @@ void backward_of(const Problem& p, const Gradients& g, const Share& share, void*
       continue;
     }
     const auto at = [&](const Operand& x) { return row_of(x, dtype, batch, head, begin); };
+    Prefetcher ahead;
+    // Longer rows would push out of the second-level cache what the products read.
+    if (w.along_x.packed) {
+      fetch(g.rows.x, p, batch, head, begin, end, p.depth, ahead);
+      fetch(g.rows.value, p, batch, head, begin, end, rows.value_depth, ahead);
+      for_next(p, share, end, [&](int64_t b, int64_t h, int64_t first, int64_t last, bool with_columns) {
+        fetch(rows.x, p, b, h, first, last, p.depth, ahead);
+        fetch(g.rows.out, p, b, h, first, last, columns.value_depth, ahead);
+        fetch(rows.value, p, b, h, first, last, rows.value_depth, ahead);
+        if (!with_columns) return;
+        fetch(columns.x, p, b, h, 0, columns.count, p.depth, ahead);
+        fetch(columns.value, p, b, h, 0, columns.count, columns.value_depth, ahead);
+        fetch(g.columns.out, p, b, h, 0, columns.count, rows.value_depth, ahead);
+        fetch(columns.out, p, b, h, 0, columns.count, rows.value_depth, ahead);
+      });
+    }
     multiply_rows<Arithmetic, dtype>(at(rows.x), rows.x.row, count, first(columns.x), columns.x.row, p.depth, w.along_x,
-                                     w.affinities);
+                                     w.affinities, ahead);
     multiply_rows<Arithmetic, dtype>(at(g.rows.out), g.rows.out.row, count, first(columns.value), columns.value.row,
-                                     columns.value_depth, w.along_value, w.row_slopes);
+                                     columns.value_depth, w.along_value, w.row_slopes, ahead);
     multiply_rows<Arithmetic, dtype>(at(rows.value), rows.value.row, count, first(g.columns.out), g.columns.out.row,
-                                     rows.value_depth, w.along_out, w.column_slopes);
+                                     rows.value_depth, w.along_out, w.column_slopes, ahead);
     const float* lse = rows.lse + (batch * p.heads + head) * rows.count + begin;
     // Step by step for all rows: those of one row would wait for each other.
     const auto is_there = [&](int64_t r) { return !mask || mask[begin + r]; };
@@ -176,15 +192,17 @@ void backward_of(const Problem& p, const Gradients& g, const Share& share, void*
         left = w.left;
         narrow_rows(weights, count, left);
       }
-      write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row);
+      write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row, no_prefetcher);
       clear_hidden<dtype>(mask, out, batch, head, begin, end, depth);
     };
     write(w.row_slopes, w.column_x, g.rows.x, p.depth);
     write(w.column_slopes, w.column_out, g.rows.value, rows.value_depth);
     if constexpr (Arithmetic::numbers > 1) pair_rows(w.row_slopes, count), pair_rows(w.shares, count);
-    add_products<Arithmetic>(as_units<Unit>(w.row_slopes), count, w.row_x, part.x);
-    add_products<Arithmetic>(as_units<Unit>(w.shares), count, w.row_out, part.value);
+    add_products<Arithmetic>(as_units<Unit>(w.row_slopes), count, w.row_x, part.x, begun, no_prefetcher);
+    add_products<Arithmetic>(as_units<Unit>(w.shares), count, w.row_out, part.value, begun, no_prefetcher);
+    begun = true;
   }
+  if (!begun) clear(part.x), clear(part.value);
 }
 
 void backward(const Problem& p, const Gradients& g, const Share& share, void* part, void* memory) {

@@ -47,7 +47,6 @@ void begin_part(const Problem& p, const Part& part) {
     store(part.most + c, splat(-infinity));
     store(part.total + c, Floats{});
   }
-  clear(part.sums);
 }
 
 // A largest affinity so far as what is subtracted: where there is none yet, anything finite.
@@ -125,7 +124,7 @@ inline void clear_row(const Blocks<float>& x, int64_t row) {
 template <class Arithmetic, Dtype dtype, bool softmax>
 void forward_of(const Problem& p, const Share& share, void* part_memory, void* memory) {
   using Unit = typename Arithmetic::Unit;
-  const auto [batch, head, row_begin, row_end] = share;
+  const auto [batch, head, row_begin, row_end, goes_on] = share;
   const Side &rows = p.rows, &columns = p.columns;
   const int64_t there = columns_in(p, batch), padded = whole_vectors(there);
   Pieces pieces(memory), part_pieces(part_memory);
@@ -138,6 +137,7 @@ void forward_of(const Problem& p, const Share& share, void* part_memory, void* m
                                        mask_of(columns, batch));
   const uint8_t* mask = mask_of(rows, batch);
 
+  bool begun = false;  // the sums of the columns
   for (int64_t begin = row_begin; begin < row_end; begin += strip_rows) {
     const int64_t end = lesser(begin + strip_rows, row_end), count = end - begin;
     float* lse = rows.lse + (batch * p.heads + head) * rows.count + begin;
@@ -146,15 +146,23 @@ void forward_of(const Problem& p, const Share& share, void* part_memory, void* m
       for (int64_t r = 0; softmax && r < count; ++r) lse[r] = -infinity;
       continue;
     }
+    Prefetcher ahead;
+    if (w.column_x.packed) fetch(rows.out, p, batch, head, begin, end, columns.value_depth, ahead);
+    fetch(rows.value, p, batch, head, begin, end, rows.value_depth, ahead);
+    for_next(p, share, end, [&](int64_t b, int64_t h, int64_t first, int64_t last, bool with_columns) {
+      fetch(rows.x, p, b, h, first, last, p.depth, ahead);
+      if (!with_columns) return;
+      fetch(columns.x, p, b, h, 0, columns.count, p.depth, ahead);
+      fetch(columns.value, p, b, h, 0, columns.count, columns.value_depth, ahead);
+    });
     multiply_rows<Arithmetic, dtype>(row_of(rows.x, dtype, batch, head, begin), rows.x.row, count,
                                      row_of(columns.x, dtype, batch, head, 0), columns.x.row, p.depth, w.column_x,
-                                     w.affinities);
+                                     w.affinities, ahead);
     for (int64_t c = 0; c < padded; c += lanes) store(w.scales + c, load(part.most + c));
     // Step by step for all rows: those of one row would wait for each other.
     const auto is_there = [&](int64_t r) { return !mask || mask[begin + r]; };
     float peaks[strip_rows], totals[strip_rows];
     for (int64_t r = 0; r < count; ++r) {
-      fetch_row<false>(row_of(rows.value, dtype, batch, head, begin + r), rows.value_depth * size_of(dtype));
       if (is_there(r))
         peaks[r] = row_affinities<softmax>(p, w.affinities, r, w.flags, part.most);
       else
@@ -178,18 +186,20 @@ void forward_of(const Problem& p, const Share& share, void* part_memory, void* m
       }
     }
     if (softmax) {
-      if (begin > row_begin) rescale(part, w.scales, w.scales, padded);
+      if (begun) rescale(part, w.scales, w.scales, padded);
       for (int64_t r = 0; r < count; ++r)
         if (!mask || mask[begin + r]) column_weights(w.affinities, r, w.flags, part);
     }
     if constexpr (Arithmetic::numbers > 1) pair_rows(w.affinities, count);
     write_products<Arithmetic, dtype>(weights, count, w.column_values, w.scratch,
-                                      row_of(rows.out, dtype, batch, head, begin), rows.out.row);
+                                      row_of(rows.out, dtype, batch, head, begin), rows.out.row, ahead);
     clear_hidden<dtype>(mask, rows.out, batch, head, begin, end, columns.value_depth);
     w.row_values.template load<dtype>(row_of(rows.value, dtype, batch, head, begin), rows.value.row, count,
                                       mask ? mask + begin : nullptr);
-    add_products<Arithmetic>(turned, count, w.row_values, part.sums);
+    add_products<Arithmetic>(turned, count, w.row_values, part.sums, begun, ahead);
+    begun = true;
   }
+  if (!begun) clear(part.sums);
 }
 
 void forward(const Problem& p, const Share& share, void* part, void* memory) {

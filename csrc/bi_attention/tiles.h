@@ -146,36 +146,68 @@ struct Along {
 // All products of rows x with columns y, which `along` has loaded.
 template <class Arithmetic, Dtype dtype>
 inline void multiply_rows(const char* x, int64_t x_stride, int64_t rows, const char* y, int64_t y_stride, int64_t depth,
-                          const Along<Arithmetic>& along, const Blocks<float>& out) {
+                          const Along<Arithmetic>& along, const Blocks<float>& out, Prefetcher& ahead) {
   const Cut& cut = out.cut;
   if (along.packed) load_block<dtype>(x, x_stride, rows, depth, along.left);
   for (int64_t block = 0; block < cut.blocks; ++block) {
     const int64_t begin = cut.begin(block), size = cut.size(block);
     if (along.packed)
       add_product<Arithmetic>(along.left, rows, along.panels, 0, along.panels.steps, begin, begin + whole_vectors(size),
-                              out.at(block), stride, false);
+                              out.at(block), stride, false, ahead);
     else
       inner_products<Arithmetic, dtype>(x, x_stride, rows, y + begin * y_stride * size_of(dtype), y_stride, size, depth,
                                         out.at(block), stride);
   }
 }
 
-// What is read or written soon is on its way meanwhile.
-template <bool write>
+// Asks for rows `begin` to `end` of a matrix.
+inline void fetch(const Operand& x, const Problem& p, int64_t batch, int64_t head, int64_t begin, int64_t end,
+                  int64_t columns, Prefetcher& ahead) {
+  ahead.add(row_of(x, p.dtype, batch, head, begin), x.row * size_of(p.dtype), end - begin, columns * size_of(p.dtype));
+}
+
+// What comes behind the strip that ends at row `end`: the next one, or the first one and the columns of the next
+// matrix. f is called with the batch element, the head and the first and last of the rows, and whether the columns come
+// too.
+template <class F>
+inline void for_next(const Problem& p, const Share& share, int64_t end, F&& f) {
+  if (end < share.row_end)
+    f(share.batch, share.head, end, lesser(end + strip_rows, share.row_end), false);
+  else if (share.goes_on)
+    f(share.batch + (share.head + 1) / p.heads, (share.head + 1) % p.heads, 0, lesser(strip_rows, p.rows.count), true);
+}
+
+// What is written soon is on its way meanwhile.
 inline void fetch_row(const char* row, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, write, 2);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 1, 2);
+}
+
+// Sums, in whole vectors, to the first `columns` numbers of a row.
+template <Dtype dtype>
+inline void store_sums(void* out, const float* sums, int64_t columns) {
+  int64_t c = 0;
+#if defined(__AVX512BF16__)
+  // Two vectors at once: half as many stores.
+  if constexpr (dtype == Dtype::bfloat16)
+    for (; c + 2 * lanes <= columns; c += 2 * lanes) {
+      const auto low = reinterpret_cast<__m512>(load(sums + c));
+      const auto high = reinterpret_cast<__m512>(load(sums + c + lanes));
+      _mm512_storeu_si512(static_cast<uint16_t*>(out) + c, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+    }
+#endif
+  store_row<dtype>(static_cast<char*>(out) + c * size_of(dtype), sums + c, columns - c, 1.0f);
 }
 
 // Rows of weights, one for each column, times what `right` has for each column -> rows of a tensor.
-template <class Arithmetic, Dtype dtype>
+template <class Arithmetic, Dtype dtype, class Ahead>
 inline void write_products(const Blocks<typename Arithmetic::Unit>& left, int64_t rows, const Right<Arithmetic>& right,
-                           float* scratch, char* out, int64_t out_stride) {
+                           float* scratch, char* out, int64_t out_stride, Ahead& ahead) {
   const Cut &from = left.cut, &to = right.steps.cut;
   const auto multiply = [&](int64_t block, int64_t row, int64_t count, float* sums, int64_t sums_stride) {
     const auto panels = right.panels(block, from.columns);
     for (int64_t i = 0; i < from.blocks; ++i)
       add_product<Arithmetic>(left.at(i, row), count, panels, from.begin(i) / Arithmetic::numbers,
-                              units<Arithmetic>(from.size(i)), 0, panels.columns, sums, sums_stride, i > 0);
+                              units<Arithmetic>(from.size(i)), 0, panels.columns, sums, sums_stride, i > 0, ahead);
   };
   for (int64_t block = 0; block < to.blocks; ++block) {
     char* at = out + to.begin(block) * size_of(dtype);
@@ -187,25 +219,25 @@ inline void write_products(const Blocks<typename Arithmetic::Unit>& left, int64_
     for (int64_t row = 0; row < rows; row += max_rows) {
       const int64_t count = lesser(max_rows, rows - row);
       for (int64_t r = row; r < row + count; ++r)
-        fetch_row<true>(at + r * out_stride * size_of(dtype), to.size(block) * size_of(dtype));
+        fetch_row(at + r * out_stride * size_of(dtype), to.size(block) * size_of(dtype));
       multiply(block, row, count, scratch, stride);
       for (int64_t r = 0; r < count; ++r)
-        store_row<dtype>(at + (row + r) * out_stride * size_of(dtype), scratch + r * stride, to.size(block), 1.0f);
+        store_sums<dtype>(at + (row + r) * out_stride * size_of(dtype), scratch + r * stride, to.size(block));
     }
   }
 }
 
-// Columns of weights, one number (or pair of numbers) for each row, times what `right` has for each row, are added to
-// `sums`, a row for each column.
-template <class Arithmetic>
+// Columns of weights, one number (or pair of numbers) for each row, times what `right` has for each row -> `sums`, a
+// row for each column, or added to them.
+template <class Arithmetic, class Ahead>
 inline void add_products(const Blocks<typename Arithmetic::Unit>& left, int64_t rows, const Right<Arithmetic>& right,
-                         const Blocks<float>& sums) {
+                         const Blocks<float>& sums, bool add, Ahead& ahead) {
   const Cut &from = left.cut, &to = right.steps.cut;
   for (int64_t block = 0; block < to.blocks; ++block) {
     const auto panels = right.panels(block, rows);
     for (int64_t i = 0; i < from.blocks; ++i)
       multiply<Arithmetic, true>(left.at(i), from.size(i), panels, 0, panels.steps, 0, panels.columns,
-                                 sums.at(block, from.begin(i)), stride, true);
+                                 sums.at(block, from.begin(i)), stride, add, ahead);
   }
 }
 
