@@ -192,7 +192,14 @@ void backward_of(const Problem& p, const Gradients& g, const Share& share, void*
         left = w.left;
         narrow_rows(weights, count, left);
       }
-      write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row, no_prefetcher);
+      if constexpr (dtype == Dtype::float32) {
+        write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row, no_prefetcher);
+      } else {
+        // What is converted is written group by group: the next one is fetched meanwhile.
+        Prefetcher rows_ahead;
+        fetch(out, p, batch, head, begin + max_rows, end, depth, rows_ahead);
+        write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row, rows_ahead, true);
+      }
       clear_hidden<dtype>(mask, out, batch, head, begin, end, depth);
     };
     write(w.row_slopes, w.column_x, g.rows.x, p.depth);

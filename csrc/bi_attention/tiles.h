@@ -198,10 +198,11 @@ inline void store_sums(void* out, const float* sums, int64_t columns) {
   store_row<dtype>(static_cast<char*>(out) + c * size_of(dtype), sums + c, columns - c, 1.0f);
 }
 
-// Rows of weights, one for each column, times what `right` has for each column -> rows of a tensor.
+// Rows of weights, one for each column, times what `right` has for each column -> rows of a tensor. Fetched: `ahead`
+// asks for these rows, from the second group of max_rows on.
 template <class Arithmetic, Dtype dtype, class Ahead>
 inline void write_products(const Blocks<typename Arithmetic::Unit>& left, int64_t rows, const Right<Arithmetic>& right,
-                           float* scratch, char* out, int64_t out_stride, Ahead& ahead) {
+                           float* scratch, char* out, int64_t out_stride, Ahead& ahead, bool fetched = false) {
   const Cut &from = left.cut, &to = right.steps.cut;
   const auto multiply = [&](int64_t block, int64_t row, int64_t count, float* sums, int64_t sums_stride) {
     const auto panels = right.panels(block, from.columns);
@@ -209,16 +210,17 @@ inline void write_products(const Blocks<typename Arithmetic::Unit>& left, int64_
       add_product<Arithmetic>(left.at(i, row), count, panels, from.begin(i) / Arithmetic::numbers,
                               units<Arithmetic>(from.size(i)), 0, panels.columns, sums, sums_stride, i > 0, ahead);
   };
-  for (int64_t block = 0; block < to.blocks; ++block) {
-    char* at = out + to.begin(block) * size_of(dtype);
-    if (dtype == Dtype::float32 && to.size(block) % lanes == 0) {
-      multiply(block, 0, rows, reinterpret_cast<float*>(at), out_stride);
-      continue;
-    }
-    // So few rows that their sums stay in the first-level cache until they are converted.
-    for (int64_t row = 0; row < rows; row += max_rows) {
-      const int64_t count = lesser(max_rows, rows - row);
-      for (int64_t r = row; r < row + count; ++r)
+  if (dtype == Dtype::float32 && to.columns % lanes == 0) {
+    for (int64_t block = 0; block < to.blocks; ++block)
+      multiply(block, 0, rows, reinterpret_cast<float*>(out) + to.begin(block), out_stride);
+    return;
+  }
+  // So few rows that their sums stay in the first-level cache until they are converted.
+  for (int64_t row = 0; row < rows; row += max_rows) {
+    const int64_t count = lesser(max_rows, rows - row);
+    for (int64_t block = 0; block < to.blocks; ++block) {
+      char* at = out + to.begin(block) * size_of(dtype);
+      for (int64_t r = row; (row == 0 || !fetched) && r < row + count; ++r)
         fetch_row(at + r * out_stride * size_of(dtype), to.size(block) * size_of(dtype));
       multiply(block, row, count, scratch, stride);
       for (int64_t r = 0; r < count; ++r)
