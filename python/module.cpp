@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/capability.h"
+#include "core/pages.h"
 
 namespace py = pybind11;
 
@@ -35,6 +36,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def("capabilities", &capabilities, "The CPU capabilities that this processor has, lowest first.");
   module.def("capability", [] { return xmkern::capability_name(xmkern::current_capability()); });
   module.def("set_capability", &set_capability);
+  module.def("ask_for_huge_pages", &xmkern::ask_for_huge_pages);
   bind_attention(module);
   bind_bi_attention(module);
   bind_contrastive(module);

@@ -20,6 +20,8 @@ namespace {
 // Enough tasks for many threads; each share of the rows sums up gradients or values of all columns by itself.
 constexpr int64_t enough_tasks = 16;
 constexpr int64_t strips_a_share = 2;
+// Matrices that a thread takes at once, so that it can fetch the next one, where that leaves enough tasks.
+constexpr int64_t matrices_a_task = 4;
 
 // Runs the kernels on shares of the rows of each matrix. How many there are follows from the sizes alone.
 template <class Kernel, class... Given>
@@ -34,11 +36,16 @@ void run(const Kernel& kernel, const Problem& p, int threads, const Given&... gi
   };
   if (shares == 1) {
     const auto bytes = static_cast<size_t>(part_bytes + workspace_bytes);
-    parallel_for(matrices, threads, [&](int64_t matrix) {
+    const int64_t together = std::clamp<int64_t>(matrices / enough_tasks, 1, matrices_a_task);
+    parallel_for(ceil_div(matrices, together), threads, [&](int64_t task) {
       char* memory = static_cast<char*>(Scratch::get(bytes));
-      const Share share = share_of(matrix, 0);
-      kernel.run(p, given..., share, memory, memory + part_bytes);
-      kernel.finish(p, given..., share.batch, share.head, memory, 1);
+      const int64_t end = std::min((task + 1) * together, matrices);
+      for (int64_t matrix = task * together; matrix < end; ++matrix) {
+        Share share = share_of(matrix, 0);
+        share.goes_on = matrix + 1 < end;
+        kernel.run(p, given..., share, memory, memory + part_bytes);
+        kernel.finish(p, given..., share.batch, share.head, memory, 1);
+      }
     });
     return;
   }

@@ -12,6 +12,7 @@ inline constexpr int64_t strip_rows = 48;
 // A share of the rows begins and ends with whole strips.
 struct Share {
   int64_t batch, head, row_begin, row_end;
+  bool goes_on = false;  // with the matrix behind this one, on the same thread
 };
 
 // What a share of the rows adds to the columns lies in `part`, float32; `finish` sums `count` parts, `part_bytes`

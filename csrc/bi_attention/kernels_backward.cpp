@@ -25,6 +25,7 @@ template <class Arithmetic>
 struct BackwardWorkspace {
   using Unit = typename Arithmetic::Unit;
 
+  Along<Arithmetic> along_x, along_value, along_out;       // Y, W, H
   Right<Arithmetic> column_x, column_out, row_x, row_out;  // Y, H, X, G
   Blocks<float> affinities, shares, row_slopes, column_slopes;
   Blocks<Unit> left;  // of a product along the columns, if units hold two of them
@@ -33,7 +34,10 @@ struct BackwardWorkspace {
 
   // columns: as many as there are of this matrix, which cuts the blocks; memory is taken for all.
   BackwardWorkspace(const Problem& p, int64_t columns, Pieces& memory)
-      : column_x(p.columns.count, p.depth, memory),
+      : along_x(p.columns.count, p.depth, memory),
+        along_value(p.columns.count, p.columns.value_depth, memory),
+        along_out(p.columns.count, p.rows.value_depth, memory),
+        column_x(p.columns.count, p.depth, memory),
         column_out(p.columns.count, p.rows.value_depth, memory),
         row_x(strip_rows, p.depth, memory),
         row_out(strip_rows, p.columns.value_depth, memory),
@@ -65,10 +69,9 @@ void column_sums(const Problem& p, const Gradients& g, int64_t batch, int64_t he
   }
 }
 
-// Products of one row with X, G and V to P (shares), scale dC (row_slopes) and Q (column_slopes). Where a column is
-// hidden, zeros.
+// Products of one row to its affinities, and to P (shares) -> rowsum(P dP). Where a column is hidden, zeros.
 template <class Arithmetic, bool softmax>
-inline void differentiate(const Problem& p, int64_t row, float lse, const BackwardWorkspace<Arithmetic>& w) {
+inline float row_shares(const Problem& p, int64_t row, float lse, const BackwardWorkspace<Arithmetic>& w) {
   const float shift = lse == -infinity ? 0.0f : lse;
   Floats total{};
   int64_t vector = 0;
@@ -82,8 +85,13 @@ inline void differentiate(const Problem& p, int64_t row, float lse, const Backwa
     store(w.shares.at(block, row) + column, share);
     if (softmax) total += select(flags, share * load(w.row_slopes.at(block, row) + column), Floats{});
   });
-  const float delta = softmax ? sum(total) : 0.0f;
-  vector = 0;
+  return softmax ? sum(total) : 0.0f;
+}
+
+// dP and dQ of one row to scale dC (row_slopes) and Q (column_slopes).
+template <class Arithmetic, bool softmax>
+inline void differentiate(const Problem& p, int64_t row, float delta, const BackwardWorkspace<Arithmetic>& w) {
+  int64_t vector = 0;
   w.affinities.for_vectors([&](int64_t block, int64_t column, uint32_t) {
     float *row_slope = w.row_slopes.at(block, row) + column, *column_slope = w.column_slopes.at(block, row) + column;
     const Floats x = load(w.affinities.at(block, row) + column);
@@ -113,20 +121,23 @@ inline void clear_row(const BackwardWorkspace<Arithmetic>& w, int64_t row) {
 template <class Arithmetic, Dtype dtype, bool softmax>
 void backward_of(const Problem& p, const Gradients& g, const Share& share, void* part_memory, void* memory) {
   using Unit = typename Arithmetic::Unit;
-  const auto [batch, head, row_begin, row_end] = share;
+  const auto [batch, head, row_begin, row_end, goes_on] = share;
   const Side &rows = p.rows, &columns = p.columns;
   const int64_t there = columns_in(p, batch);
   Pieces pieces(memory), part_pieces(part_memory);
-  const BackwardWorkspace<Arithmetic> w(p, there, pieces);
+  BackwardWorkspace<Arithmetic> w(p, there, pieces);
   const Part part(p, part_pieces);
-  clear(part.x), clear(part.value);
   const uint8_t *mask = mask_of(rows, batch), *column_mask = mask_of(columns, batch);
   flags_of(column_mask, there, w.flags);
   if (softmax) column_sums<Arithmetic, dtype>(p, g, batch, head, there, w);
   const auto first = [&](const Operand& x) { return row_of(x, dtype, batch, head, 0); };
+  w.along_x.template load<dtype>(first(columns.x), columns.x.row, there, p.depth);
+  w.along_value.template load<dtype>(first(columns.value), columns.value.row, there, columns.value_depth);
+  w.along_out.template load<dtype>(first(g.columns.out), g.columns.out.row, there, rows.value_depth);
   w.column_x.template load<dtype>(first(columns.x), columns.x.row, there, column_mask);
   w.column_out.template load<dtype>(first(g.columns.out), g.columns.out.row, there, column_mask);
 
+  bool begun = false;  // the sums of the columns
   for (int64_t begin = row_begin; begin < row_end; begin += strip_rows) {
     const int64_t end = lesser(begin + strip_rows, row_end), count = end - begin;
     if (!any_row(mask, begin, end)) {
@@ -135,18 +146,39 @@ void backward_of(const Problem& p, const Gradients& g, const Share& share, void*
       continue;
     }
     const auto at = [&](const Operand& x) { return row_of(x, dtype, batch, head, begin); };
-    multiply_rows<Arithmetic, dtype>(at(rows.x), rows.x.row, count, first(columns.x), columns.x.row, p.depth,
-                                     w.affinities);
+    Prefetcher ahead;
+    // Longer rows would push out of the second-level cache what the products read.
+    if (w.along_x.packed) {
+      fetch(g.rows.x, p, batch, head, begin, end, p.depth, ahead);
+      fetch(g.rows.value, p, batch, head, begin, end, rows.value_depth, ahead);
+      for_next(p, share, end, [&](int64_t b, int64_t h, int64_t first, int64_t last, bool with_columns) {
+        fetch(rows.x, p, b, h, first, last, p.depth, ahead);
+        fetch(g.rows.out, p, b, h, first, last, columns.value_depth, ahead);
+        fetch(rows.value, p, b, h, first, last, rows.value_depth, ahead);
+        if (!with_columns) return;
+        fetch(columns.x, p, b, h, 0, columns.count, p.depth, ahead);
+        fetch(columns.value, p, b, h, 0, columns.count, columns.value_depth, ahead);
+        fetch(g.columns.out, p, b, h, 0, columns.count, rows.value_depth, ahead);
+        fetch(columns.out, p, b, h, 0, columns.count, rows.value_depth, ahead);
+      });
+    }
+    multiply_rows<Arithmetic, dtype>(at(rows.x), rows.x.row, count, first(columns.x), columns.x.row, p.depth, w.along_x,
+                                     w.affinities, ahead);
     multiply_rows<Arithmetic, dtype>(at(g.rows.out), g.rows.out.row, count, first(columns.value), columns.value.row,
-                                     columns.value_depth, w.row_slopes);
+                                     columns.value_depth, w.along_value, w.row_slopes, ahead);
     multiply_rows<Arithmetic, dtype>(at(rows.value), rows.value.row, count, first(g.columns.out), g.columns.out.row,
-                                     rows.value_depth, w.column_slopes);
+                                     rows.value_depth, w.along_out, w.column_slopes, ahead);
     const float* lse = rows.lse + (batch * p.heads + head) * rows.count + begin;
+    // Step by step for all rows: those of one row would wait for each other.
+    const auto is_there = [&](int64_t r) { return !mask || mask[begin + r]; };
+    float deltas[strip_rows];
+    for (int64_t r = 0; r < count; ++r)
+      if (is_there(r)) deltas[r] = row_shares<Arithmetic, softmax>(p, r, softmax ? lse[r] : 0.0f, w);
     for (int64_t r = 0; r < count; ++r) {
-      if (mask && !mask[begin + r])
-        clear_row(w, r);
+      if (is_there(r))
+        differentiate<Arithmetic, softmax>(p, r, deltas[r], w);
       else
-        differentiate<Arithmetic, softmax>(p, r, softmax ? lse[r] : 0.0f, w);
+        clear_row(w, r);
     }
 
     const uint8_t* strip_mask = mask ? mask + begin : nullptr;
@@ -160,15 +192,24 @@ void backward_of(const Problem& p, const Gradients& g, const Share& share, void*
         left = w.left;
         narrow_rows(weights, count, left);
       }
-      write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row);
+      if constexpr (dtype == Dtype::float32) {
+        write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row, no_prefetcher);
+      } else {
+        // What is converted is written group by group: the next one is fetched meanwhile.
+        Prefetcher rows_ahead;
+        fetch(out, p, batch, head, begin + max_rows, end, depth, rows_ahead);
+        write_products<Arithmetic, dtype>(left, count, right, w.scratch, at(out), out.row, rows_ahead, true);
+      }
       clear_hidden<dtype>(mask, out, batch, head, begin, end, depth);
     };
     write(w.row_slopes, w.column_x, g.rows.x, p.depth);
     write(w.column_slopes, w.column_out, g.rows.value, rows.value_depth);
     if constexpr (Arithmetic::numbers > 1) pair_rows(w.row_slopes, count), pair_rows(w.shares, count);
-    add_products<Arithmetic>(as_units<Unit>(w.row_slopes), count, w.row_x, part.x);
-    add_products<Arithmetic>(as_units<Unit>(w.shares), count, w.row_out, part.value);
+    add_products<Arithmetic>(as_units<Unit>(w.row_slopes), count, w.row_x, part.x, begun, no_prefetcher);
+    add_products<Arithmetic>(as_units<Unit>(w.shares), count, w.row_out, part.value, begun, no_prefetcher);
+    begun = true;
   }
+  if (!begun) clear(part.x), clear(part.value);
 }
 
 void backward(const Problem& p, const Gradients& g, const Share& share, void* part, void* memory) {

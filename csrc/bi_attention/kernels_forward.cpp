@@ -21,6 +21,7 @@ template <class Arithmetic>
 struct ForwardWorkspace {
   using Unit = typename Arithmetic::Unit;
 
+  Along<Arithmetic> column_x;
   Right<Arithmetic> column_values, row_values;
   Blocks<float> affinities, weights;
   float *scratch, *scales;
@@ -28,7 +29,8 @@ struct ForwardWorkspace {
 
   // columns: as many as there are of this matrix, which cuts the blocks; memory is taken for all.
   ForwardWorkspace(const Problem& p, int64_t columns, Pieces& memory)
-      : column_values(p.columns.count, p.columns.value_depth, memory),
+      : column_x(p.columns.count, p.depth, memory),
+        column_values(p.columns.count, p.columns.value_depth, memory),
         row_values(strip_rows, p.rows.value_depth, memory),
         affinities(memory.blocks<float>(strip_rows, Cut(p.columns.count))),
         weights(memory.blocks<float>(strip_rows, Cut(p.columns.count))),
@@ -45,19 +47,18 @@ void begin_part(const Problem& p, const Part& part) {
     store(part.most + c, splat(-infinity));
     store(part.total + c, Floats{});
   }
-  clear(part.sums);
 }
 
 // A largest affinity so far as what is subtracted: where there is none yet, anything finite.
 inline Floats shift_of(Floats most) { return most == -infinity ? Floats{} : most; }
 
-// The products of one row, in affinities, to affinities; the row's softmax into weights, its lse; raises the columns'
-// largest. Where a column is hidden, zeros.
+// The products of one row to affinities, zeros where a column is hidden; raises the columns' largest, and gives the
+// row's.
 template <bool softmax>
-inline float row_weights(const Problem& p, const Blocks<float>& affinities, const Blocks<float>& weights, int64_t row,
-                         const uint32_t* flags, float* column_most) {
+inline float row_affinities(const Problem& p, const Blocks<float>& affinities, int64_t row, const uint32_t* flags,
+                            float* column_most) {
   const Floats lowest = splat(-infinity);
-  Floats most = lowest, total{};
+  Floats most = lowest;
   int64_t vector = 0;
   affinities.for_vectors([&](int64_t block, int64_t column, uint32_t) {
     float* at = affinities.at(block, row) + column;
@@ -68,26 +69,24 @@ inline float row_weights(const Problem& p, const Blocks<float>& affinities, cons
     if constexpr (softmax) {
       most = larger(select(flags[vector], x, lowest), most);
       store(column_most + vector * lanes, larger(x, load(column_most + vector * lanes)));
-    } else {
-      store(weights.at(block, row) + column, x);
     }
     ++vector;
   });
-  if constexpr (!softmax) return 0.0f;
-  const float peak = largest(most), shift = peak == -infinity ? 0.0f : peak;
-  vector = 0;
+  return softmax ? largest(most) : 0.0f;
+}
+
+// Powers of the affinities of one row below `shift` to weights -> their sum.
+inline float row_powers(const Blocks<float>& affinities, const Blocks<float>& weights, int64_t row,
+                        const uint32_t* flags, float shift) {
+  Floats total{};
+  int64_t vector = 0;
   affinities.for_vectors([&](int64_t block, int64_t column, uint32_t) {
     const Floats power = exp2((load(affinities.at(block, row) + column) - shift) * log2_e);
     const Floats weight = select(flags[vector++], power, Floats{});
     total += weight;
     store(weights.at(block, row) + column, weight);
   });
-  const float all = sum(total), scale = all == 0.0f ? 0.0f : 1.0f / all;
-  affinities.for_vectors([&](int64_t block, int64_t column, uint32_t) {
-    float* at = weights.at(block, row) + column;
-    store(at, load(at) * scale);
-  });
-  return all == 0.0f ? -infinity : shift + __builtin_logf(all);
+  return sum(total);
 }
 
 // What was summed up below the largest affinities before to the largest now.
@@ -125,18 +124,20 @@ inline void clear_row(const Blocks<float>& x, int64_t row) {
 template <class Arithmetic, Dtype dtype, bool softmax>
 void forward_of(const Problem& p, const Share& share, void* part_memory, void* memory) {
   using Unit = typename Arithmetic::Unit;
-  const auto [batch, head, row_begin, row_end] = share;
+  const auto [batch, head, row_begin, row_end, goes_on] = share;
   const Side &rows = p.rows, &columns = p.columns;
   const int64_t there = columns_in(p, batch), padded = whole_vectors(there);
   Pieces pieces(memory), part_pieces(part_memory);
-  const ForwardWorkspace<Arithmetic> w(p, there, pieces);
+  ForwardWorkspace<Arithmetic> w(p, there, pieces);
   const Part part(p, part_pieces);
   begin_part(p, part);
   flags_of(mask_of(columns, batch), there, w.flags);
+  w.column_x.template load<dtype>(row_of(columns.x, dtype, batch, head, 0), columns.x.row, there, p.depth);
   w.column_values.template load<dtype>(row_of(columns.value, dtype, batch, head, 0), columns.value.row, there,
                                        mask_of(columns, batch));
   const uint8_t* mask = mask_of(rows, batch);
 
+  bool begun = false;  // the sums of the columns
   for (int64_t begin = row_begin; begin < row_end; begin += strip_rows) {
     const int64_t end = lesser(begin + strip_rows, row_end), count = end - begin;
     float* lse = rows.lse + (batch * p.heads + head) * rows.count + begin;
@@ -145,34 +146,60 @@ void forward_of(const Problem& p, const Share& share, void* part_memory, void* m
       for (int64_t r = 0; softmax && r < count; ++r) lse[r] = -infinity;
       continue;
     }
+    Prefetcher ahead;
+    if (w.column_x.packed) fetch(rows.out, p, batch, head, begin, end, columns.value_depth, ahead);
+    fetch(rows.value, p, batch, head, begin, end, rows.value_depth, ahead);
+    for_next(p, share, end, [&](int64_t b, int64_t h, int64_t first, int64_t last, bool with_columns) {
+      fetch(rows.x, p, b, h, first, last, p.depth, ahead);
+      if (!with_columns) return;
+      fetch(columns.x, p, b, h, 0, columns.count, p.depth, ahead);
+      fetch(columns.value, p, b, h, 0, columns.count, columns.value_depth, ahead);
+    });
     multiply_rows<Arithmetic, dtype>(row_of(rows.x, dtype, batch, head, begin), rows.x.row, count,
-                                     row_of(columns.x, dtype, batch, head, 0), columns.x.row, p.depth, w.affinities);
+                                     row_of(columns.x, dtype, batch, head, 0), columns.x.row, p.depth, w.column_x,
+                                     w.affinities, ahead);
     for (int64_t c = 0; c < padded; c += lanes) store(w.scales + c, load(part.most + c));
+    // Step by step for all rows: those of one row would wait for each other.
+    const auto is_there = [&](int64_t r) { return !mask || mask[begin + r]; };
+    float peaks[strip_rows], totals[strip_rows];
     for (int64_t r = 0; r < count; ++r) {
-      fetch_row<false>(row_of(rows.value, dtype, batch, head, begin + r), rows.value_depth * size_of(dtype));
-      if (mask && !mask[begin + r]) {
-        clear_row(w.affinities, r), clear_row(w.weights, r);
+      if (is_there(r))
+        peaks[r] = row_affinities<softmax>(p, w.affinities, r, w.flags, part.most);
+      else
+        clear_row(w.affinities, r);
+    }
+    for (int64_t r = 0; softmax && r < count; ++r) {
+      const float shift = !is_there(r) || peaks[r] == -infinity ? 0.0f : peaks[r];
+      totals[r] = is_there(r) ? row_powers(w.affinities, w.weights, r, w.flags, shift) : 0.0f;
+      peaks[r] = shift;
+    }
+    const auto weights = as_units<Unit>(w.weights), turned = as_units<Unit>(w.affinities);
+    for (int64_t r = 0; r < count; ++r) {
+      if (!is_there(r)) {
+        clear_row(w.weights, r);
         if (softmax) lse[r] = -infinity;
-        continue;
+      } else if (!softmax) {
+        scale_row(w.affinities, r, 1.0f, weights);
+      } else {
+        scale_row(w.weights, r, totals[r] == 0.0f ? 0.0f : 1.0f / totals[r], weights);
+        lse[r] = totals[r] == 0.0f ? -infinity : peaks[r] + __builtin_logf(totals[r]);
       }
-      const float found = row_weights<softmax>(p, w.affinities, w.weights, r, w.flags, part.most);
-      if (softmax) lse[r] = found;
     }
     if (softmax) {
-      if (begin > row_begin) rescale(part, w.scales, w.scales, padded);
+      if (begun) rescale(part, w.scales, w.scales, padded);
       for (int64_t r = 0; r < count; ++r)
         if (!mask || mask[begin + r]) column_weights(w.affinities, r, w.flags, part);
     }
-    const auto weights = as_units<Unit>(w.weights), turned = as_units<Unit>(w.affinities);
-    narrow_rows(w.weights, count, weights);
     if constexpr (Arithmetic::numbers > 1) pair_rows(w.affinities, count);
     write_products<Arithmetic, dtype>(weights, count, w.column_values, w.scratch,
-                                      row_of(rows.out, dtype, batch, head, begin), rows.out.row);
+                                      row_of(rows.out, dtype, batch, head, begin), rows.out.row, ahead);
     clear_hidden<dtype>(mask, rows.out, batch, head, begin, end, columns.value_depth);
     w.row_values.template load<dtype>(row_of(rows.value, dtype, batch, head, begin), rows.value.row, count,
                                       mask ? mask + begin : nullptr);
-    add_products<Arithmetic>(turned, count, w.row_values, part.sums);
+    add_products<Arithmetic>(turned, count, w.row_values, part.sums, begun, ahead);
+    begun = true;
   }
+  if (!begun) clear(part.sums);
 }
 
 void forward(const Problem& p, const Share& share, void* part, void* memory) {

@@ -109,16 +109,17 @@ inline void pair_rows(const Blocks<float>& x, int64_t rows) {
 
 // A product in passes over some of its steps, as equal as can be. What a pass reads of a panel then stays in the
 // first-level cache from one group of rows to the next, and a sum in parts rounds less than a long one.
-template <class Arithmetic>
+template <class Arithmetic, class Ahead = const NoPrefetcher>
 inline void add_product(const typename Arithmetic::Unit* left, int64_t rows,
                         const Panels<typename Arithmetic::Unit>& right, int64_t step, int64_t steps,
-                        int64_t column_begin, int64_t column_end, float* out, int64_t out_stride, bool add) {
+                        int64_t column_begin, int64_t column_end, float* out, int64_t out_stride, bool add,
+                        Ahead& ahead = no_prefetcher) {
   constexpr int64_t most = 64;
   const int64_t passes = steps > most ? (steps + most - 1) / most : 1;
   for (int64_t i = 0; i < passes; ++i) {
     const int64_t begin = i * steps / passes, end = (i + 1) * steps / passes;
     multiply<Arithmetic, false>(left + begin, rows, right, step + begin, end - begin, column_begin, column_end, out,
-                                out_stride, add || i > 0);
+                                out_stride, add || i > 0, ahead);
   }
 }
 

@@ -36,6 +36,26 @@ struct Stretch<Pair, dtype> {
 };
 #endif
 
+// The sums over the lanes of four vectors of each of two rows.
+[[gnu::always_inline]] inline void sum4_of_two(const Floats first[4], const Floats second[4], float out[2][4]) {
+#if defined(__AVX512F__)
+  __m512 x[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto a = reinterpret_cast<__m512>(first[i]), b = reinterpret_cast<__m512>(second[i]);
+    x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  }
+  const __m512 two = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+  const __m512 others = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  const __m512 four = _mm512_add_ps(_mm512_shuffle_ps(two, others, 0x44), _mm512_shuffle_ps(two, others, 0xee));
+  const __m512 all = _mm512_add_ps(four, _mm512_shuffle_f32x4(four, four, 0xb1));
+  _mm_storeu_ps(out[0], _mm512_castps512_ps128(all));
+  _mm_storeu_ps(out[1], _mm512_extractf32x4_ps(all, 2));
+#else
+  sum4(first, out[0]);
+  sum4(second, out[1]);
+#endif
+}
+
 // The strides of x and y are in bytes. The row `next` is fetched meanwhile.
 template <class Arithmetic, Dtype dtype, int Rows, int Columns>
 [[gnu::noinline]] void inner_tile(const char* x, int64_t x_stride, const char* y, int64_t y_stride, int64_t depth,
@@ -60,10 +80,14 @@ template <class Arithmetic, Dtype dtype, int Rows, int Columns>
   }
   if (k < depth) add([&](const char* row) { return Part::some(row, k, depth - k); });
 #pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r) {
-    float totals[4];
-    sum4(sums[r], totals);
-    __builtin_memcpy(out + r * out_stride, totals, Columns * sizeof(float));
+  for (int r = 0; r < Rows; r += 2) {
+    float totals[2][4];
+    if (r + 1 < Rows)
+      sum4_of_two(sums[r], sums[r + 1], totals);
+    else
+      sum4(sums[r], totals[0]);
+    for (int i = 0; i < 2 && r + i < Rows; ++i)
+      __builtin_memcpy(out + (r + i) * out_stride, totals[i], Columns * sizeof(float));
   }
 }
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xmkern import native
 from xmkern.ops.attention.layout import empty_like_query
+from xmkern.ops.fresh import fresh
 
 MAX_SIZE = 4096
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -37,7 +38,7 @@ def bi_attention(
     tanh: bool,
     softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out_a, out_b = empty_like_query(a, v_b.size(3)), empty_like_query(b, v_a.size(3))
+    out_a, out_b = (fresh(empty_like_query(x, value.size(3))) for x, value in ((a, v_b), (b, v_a)))
     lse_a, lse_b = (torch.empty(x.shape[:3] if softmax else 0, dtype=torch.float32, device="cpu") for x in (a, b))
     side_a, kept_a = _side(a, v_a, out_a, mask_a, lse_a)
     side_b, kept_b = _side(b, v_b, out_b, mask_b, lse_b)
@@ -65,7 +66,7 @@ def bi_attention_backward(
     tanh: bool,
     softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = [empty_like_query(x, x.size(3)) for x in (a, b, v_a, v_b)]
+    grads = [fresh(empty_like_query(x, x.size(3))) for x in (a, b, v_a, v_b)]
     side_a, kept_a = _side(a, v_a, out_a, mask_a, lse_a.contiguous())
     side_b, kept_b = _side(b, v_b, out_b, mask_b, lse_b.contiguous())
     kept_grad_a, grad_a = _operand(grad_out_a)
@@ -142,7 +143,7 @@ def additive_pool_backward(
     mask: Tensor | None,
     shares: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_x, grad_hidden = (torch.empty(each.shape, dtype=each.dtype, device="cpu") for each in (x, hidden))
+    grad_x, grad_hidden = (fresh(torch.empty(each.shape, dtype=each.dtype, device="cpu")) for each in (x, hidden))
     one_guide = guide is not None and guide.size(1) == 1
     grad_guide = torch.empty(guide.shape if one_guide else 0, dtype=hidden.dtype, device="cpu")  # type: ignore[union-attr]
     grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device="cpu")

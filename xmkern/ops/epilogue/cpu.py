@@ -8,6 +8,7 @@ from torch import Tensor
 from xmkern import native
 from xmkern.ops.dropout import native_dropout
 from xmkern.ops.epilogue.reference import sum_dtype
+from xmkern.ops.fresh import fresh
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTIVATIONS = {"gelu": 0, "gelu_tanh": 1, "quick_gelu": 2, "relu": 3, "silu": 4}
@@ -123,7 +124,7 @@ def gated_residual(
 def gated_residual_backward(
     grad: Tensor, x: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x = x.new_empty(x.shape)
+    grad_x = fresh(x.new_empty(x.shape))
     dense = gate is not None and gate.dim() > 1
     grad_gate = _empty(x, x.shape if dense else 0, x.dtype if gate is None else gate.dtype)
     parameters = (gate is not None and not dense) + (bias is not None)
@@ -146,7 +147,7 @@ def gated_residual_backward(
 
 def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Tensor:
     *lead, columns = x.shape
-    out = x.new_empty((*lead, columns // 2 if gated else columns))
+    out = fresh(x.new_empty((*lead, columns // 2 if gated else columns)))
     memory: list[Tensor] = []
     native.module().epilogue.bias_activation(
         _shape(out),
@@ -163,7 +164,7 @@ def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool
 def bias_activation_backward(
     grad: Tensor, x: Tensor, bias: Tensor | None, activation: str, gated: bool
 ) -> tuple[Tensor, Tensor]:
-    grad_x = x.new_empty(x.shape)
+    grad_x = fresh(x.new_empty(x.shape))
     grad_bias = _empty(x, 0 if bias is None else x.shape[-1])
     memory: list[Tensor] = []
     native.module().epilogue.bias_activation_backward(
@@ -182,7 +183,7 @@ def bias_activation_backward(
 
 def _empty(x: Tensor, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     # A dtype as an argument takes longer than the memory.
-    return x.new_empty(shape) if x.dtype == dtype else x.new_empty(shape, dtype=dtype)
+    return fresh(x.new_empty(shape) if x.dtype == dtype else x.new_empty(shape, dtype=dtype))
 
 
 def _shape(x: Tensor) -> tuple[int, int]:
