@@ -17,7 +17,11 @@ from xmkern.models.registry import register
 
 @dataclass(frozen=True)
 class DfGanConfig:
-    """Of CUB birds; ``region_width``, ``halvings``: of the network that teaches the sentence encoder."""
+    """Of CUB birds; ``region_width``, ``halvings``: of the network that teaches the sentence encoder.
+
+    ``contrast``: of the pictures that the networks know; below 1, pure white asks no tanh for infinity, from where no
+    gradient leads back.
+    """
 
     size: int = 256
     noise: int = 100
@@ -29,6 +33,7 @@ class DfGanConfig:
     halvings: int = 4
     penalty: float = 2.0
     power: float = 6.0
+    contrast: float = 1.0
 
 
 class DfGanOutput(NamedTuple):
@@ -46,7 +51,7 @@ class DfGanOutput(NamedTuple):
 @register(
     section="G",
     paper="Tao et al., DF-GAN: A Simple and Effective Baseline for Text-to-Image Synthesis, CVPR 2022",
-    tiny=DfGanConfig(32, 32, 16, 2048, 64, 64, 32, 2),
+    tiny=DfGanConfig(32, 32, 16, 2048, 64, 64, 32, 2, contrast=0.8),
     full=DfGanConfig(),
     kernels=("word_region_cosines", "similarity_loss"),
     parameters=18_734_593,
@@ -81,7 +86,8 @@ class DfGan(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Of both sides, each with the other held, and of the encoders: ``pictures`` [B, 3, H, W], ``words`` [B, T]."""
-        real, words, c = batch["pictures"], batch["words"], self.config
+        c, words = self.config, batch["words"]
+        real = batch["pictures"] * c.contrast
         encoded = self.sentence(words)
         loss = matching_loss(words, encoded, self.regions(real), batch["ids"])
         real, sentence = real.detach().requires_grad_(), encoded.whole.detach().requires_grad_()
@@ -96,7 +102,8 @@ class DfGan(nn.Module):
     def draw(self, words: Tensor, seed: int = 0) -> Tensor:
         """int64 [N, T] -> [N, 3, H, W]"""
         sentence = self.sentence(words).whole
-        return self.generator(noise(len(words), self.config.noise, sentence, seed), sentence)
+        pictures = self.generator(noise(len(words), self.config.noise, sentence, seed), sentence)
+        return (pictures / self.config.contrast).clamp(-1, 1)
 
 
 class Generator(nn.Module):

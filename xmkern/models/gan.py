@@ -38,7 +38,7 @@ class GanOutput(NamedTuple):
 @register(
     section="G",
     paper="Goodfellow et al., Generative Adversarial Nets, NIPS 2014",
-    tiny=GanConfig(32, 64, 512, 192, 4, (0.0, 0.3, 0.3)),
+    tiny=GanConfig(32, 64, 512, 64, 2),
     full=GanConfig(),
     parameters=126_788_673,
 )

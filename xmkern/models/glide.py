@@ -46,7 +46,9 @@ class GlideConfig:
     section="G",
     paper="Nichol et al., GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion "
     "Models, ICML 2022",
-    tiny=GlideConfig(32, 32, (1, 2, 2), 1, (1,), 32, 0.0, 2, 8, 2048, 16, 128, 2, 4, velocity=True),
+    tiny=GlideConfig(
+        32, 32, (1, 2, 2), 1, (1,), 32, 0.0, 2, 8, 2048, 16, 128, 2, 4, velocity=True, unconditional=0.1, erased=0.2
+    ),
     full=GlideConfig(),
     kernels=("attention", "cross_attention", "q_sample"),
     parity="diffusers.UNet2DConditionModel",

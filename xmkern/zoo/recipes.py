@@ -69,13 +69,13 @@ RECIPES: dict[str, Recipe] = {
     "visualbert": Recipe("questions", margin=0.10, steps=800, batch=64),
     # E. Decoders and encoder-decoders
     "dalle": Recipe("likelihood", margin=0.05, steps=280),
-    "git": Recipe("captions", margin=0.10, steps=700),
+    "git": Recipe("captions", margin=0.05, steps=700),
     "gpt": Recipe("translation", margin=0.10, steps=260),
-    "unified_vlp": Recipe("captions", margin=0.10, steps=800),
-    "vl_t5": Recipe("captions", margin=0.10, steps=800),
+    "unified_vlp": Recipe("captions", margin=0.05, steps=800),
+    "vl_t5": Recipe("captions", margin=0.05, steps=800),
     "vqvae": Recipe("reconstruction", margin=0.50, steps=800),
     # F. Image and video to text
-    "cnn_rnn": Recipe("captions", margin=0.10, steps=400),
+    "cnn_rnn": Recipe("captions", margin=0.05, steps=400),
     "duda": Recipe("changes", margin=1.0, steps=600),
     "hiecoatt": Recipe("questions", margin=0.10, steps=800),
     "oda": Recipe("questions", margin=0.10, steps=800),
@@ -96,8 +96,8 @@ RECIPES: dict[str, Recipe] = {
         paces={"discriminator": 40.0, "sentence": 20.0, "regions": 20.0},
     ),
     "gan": Recipe(
-        "pictures", margin=1.0, steps=1200, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98), paces={"generator": 10.0}
+        "pictures", margin=1.0, steps=800, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98), paces={"generator": 10.0}
     ),
-    "glide": Recipe("text_to_image", margin=0.03, steps=450, batch=32, rate=2e-3, weight_decay=0.01),
+    "glide": Recipe("text_to_image", margin=0.03, steps=900, batch=32, rate=2e-3, weight_decay=0.01),
     "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }

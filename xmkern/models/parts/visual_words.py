@@ -11,17 +11,18 @@ from xmkern.data._packages import require
 GRID = 8
 
 
-def stretch_features(clips: Tensor) -> Tensor:
-    """How much ink lies in each cell of an 8 x 8 grid, in a frame and in the next.
+def stretch_features(clips: Tensor, span: int = 1) -> Tensor:
+    """How much ink lies in each cell of an 8 x 8 grid, in a frame and ``span`` frames later.
 
     Args:
         clips: [B, F, 3, H, W] in -1 (black) to 1 (white).
+        span: how long a stretch is.
 
     Returns:
-        [B, F - 1, 128], in the place of a video network's features.
+        [B, F - span, 128], in the place of a video network's features.
     """
     ink = F.adaptive_avg_pool2d((1 - clips).mean(2), GRID).flatten(2)
-    return torch.cat([ink[:, :-1], ink[:, 1:]], -1)
+    return torch.cat([ink[:, :-span], ink[:, span:]], -1)
 
 
 class VisualWords:

@@ -35,6 +35,8 @@ class Task(ABC):
         size: side of the pictures, in pixels.
         vocabulary, length: how many words there are, and stand in a sentence, at most.
         languages: of the names; the first is the one that ``words`` holds.
+        grouped: whether a name follows the first word of its group, "flags: Ireland", which is known also where the
+            name is new.
     """
 
     metric: ClassVar[str]
@@ -48,10 +50,13 @@ class Task(ABC):
         vocabulary: int = 2048,
         length: int = 16,
         languages: tuple[str, ...] = ("en",),
+        grouped: bool = False,
     ) -> None:
         self.data = data = emoji.load(size, languages)
         self.train_rows, self.test_rows = data.split_by_concept(seed, (0.85, 0.15))
-        names = data.names[languages[0]]
+        self.names = names = list(data.names[languages[0]])
+        if grouped:
+            names[:] = [f"{data.group_names[g].split()[0]}: {name}" for g, name in zip(data.groups, names, strict=True)]
         self.vocabulary = Vocabulary.of((names[row] for row in self.train_rows), vocabulary)
         self.pixels = torch.from_numpy(data.images).permute(0, 3, 1, 2)
         self.words = torch.from_numpy(self.vocabulary.encode(names, length))

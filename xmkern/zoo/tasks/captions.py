@@ -14,13 +14,13 @@ from xmkern.zoo.tasks.base import Score, Task
 
 
 class Captions(Task):
-    """CIDEr-D of captions of unseen concepts (no skin tones), found by a beam, against their names.
+    """CIDEr-D of captions of unseen concepts (no skin tones), found by a beam, against their groups and names.
 
-    What is new has no word yet, so that much of it is in how persons, faces, flags and animals are told apart.
+    What is new has no word yet, so that much of it is in the group, and in how persons, faces and flags are told apart.
 
     The model has ``reader(pictures [B, 3, H, W])``, a :class:`xmkern.models.parts.generation.Reader` that has seen the
     pictures and stands before BEGIN. The baseline is the one name that, given to every picture, reaches most.
-    Chinese names are captions as well: ``languages=("zh",)``, whose words are characters.
+    Chinese names are captions as well: ``languages=("zh",)``, whose words are characters, and which have no group.
     """
 
     metric = "CIDEr-D"
@@ -28,9 +28,8 @@ class Captions(Task):
     beams = 3
 
     def __init__(self, seed: int = 0, **task: Any) -> None:
-        super().__init__(seed, **task)
-        names = self.data.names[task.get("languages", ("en",))[0]]
-        self.sentences = [" ".join(split_words(name)) for name in names]
+        super().__init__(seed, grouped="languages" not in task, **task)
+        self.sentences = [" ".join(split_words(name)) for name in self.names]
         rows = self.test_rows[~self.data.toned[self.test_rows]]
         self.shown = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
 

@@ -28,13 +28,7 @@ class TextToImage(Task):
     repeats = 2  # samples of each name
 
     def __init__(self, seed: int = 0, *, size: int = 32, **task: Any) -> None:
-        super().__init__(seed, size=size, **task)
-        # "flags: Ireland": the group's first word is known also where the name is new.
-        groups = [name.split()[0] for name in self.data.group_names]
-        named = zip(self.data.groups, self.data.names["en"], strict=True)
-        prompts = [f"{groups[group]}: {name}" for group, name in named]
-        self.vocabulary = Vocabulary.of((prompts[row] for row in self.train_rows), 2048)
-        self.words = torch.from_numpy(self.vocabulary.encode(prompts, self.words.shape[1]))
+        super().__init__(seed, size=size, grouped=True, **task)
         self.plain = np.flatnonzero(~self.data.toned)
         rows = self.test_rows[~self.data.toned[self.test_rows]]
         self.unseen = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
@@ -56,9 +50,8 @@ class TextToImage(Task):
 
     def judge(self, pictures: torch.Tensor) -> np.ndarray:
         """Drawn by the names of ``unseen``, in order -> scores of the candidates, the right one first, [N, 10]"""
-        names = self.data.names["en"]
-        vocabulary = Vocabulary.of(names[row] for row in self.plain)
-        numbers = torch.from_numpy(vocabulary.encode([names[row] for row in self.plain], 16, ends=False))
+        vocabulary = Vocabulary.of(self.names[row] for row in self.plain)
+        numbers = torch.from_numpy(vocabulary.encode([self.names[row] for row in self.plain], 16, ends=False))
         words = torch.zeros(len(self.plain), len(vocabulary)).scatter_(1, numbers, 1.0)[:, SPECIAL:]
         judge = Judge(self.pictures(self.plain), words)
         scores = judge.scores(pictures, words[np.searchsorted(self.plain, self.unseen)])
