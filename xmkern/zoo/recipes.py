@@ -44,7 +44,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # A. Joint representations
     "bimodal_ae": Recipe("imagination", margin=0.05, steps=800, batch=128, rate=3e-3),
-    "multimodal_dbm": Recipe("retrieval", margin=0.04, steps=600, batch=128, rate=3e-3, paces={"text.lower": 3.0}),
+    "multimodal_dbm": Recipe("retrieval", margin=0.05, steps=600, batch=128, rate=3e-3, paces={"text.lower": 3.0}),
     "rbm": Recipe("density", margin=0.2, steps=1000, batch=128),
     # B. Coordinated representations
     "cca": Recipe("retrieval", margin=0.12, steps=0, fit=1600),
@@ -70,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
     # E. Decoders and encoder-decoders
     "dalle": Recipe("likelihood", margin=0.03, steps=500),
     "git": Recipe("captions", margin=0.05, steps=700),
-    "gpt": Recipe("translation", margin=0.05, steps=500),
+    "gpt": Recipe("translation", margin=0.10, steps=500),
     "unified_vlp": Recipe("captions", margin=0.05, steps=800),
     "vl_t5": Recipe("captions", margin=0.05, steps=800),
     "vqvae": Recipe("reconstruction", margin=0.50, steps=800),

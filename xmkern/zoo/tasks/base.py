@@ -54,6 +54,9 @@ class Task(ABC):
     ) -> None:
         self.data = data = emoji.load(size, languages)
         self.train_rows, self.test_rows = data.split_by_concept(seed, (0.85, 0.15))
+        # What most tasks measure on: each picture of an unseen concept once, without skin tones.
+        rows = self.test_rows[~data.toned[self.test_rows]]
+        self.unseen = rows[np.unique(data.pictures[rows], return_index=True)[1]]
         self.names = names = list(data.names[languages[0]])
         if grouped:
             names[:] = [f"{data.group_names[g].split()[0]}: {name}" for g, name in zip(data.groups, names, strict=True)]

@@ -30,8 +30,7 @@ class Captions(Task):
     def __init__(self, seed: int = 0, **task: Any) -> None:
         super().__init__(seed, grouped="languages" not in task, **task)
         self.sentences = [" ".join(split_words(name)) for name in self.names]
-        rows = self.test_rows[~self.data.toned[self.test_rows]]
-        self.shown = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
+        self.shown = self.unseen
 
     def references(self) -> list[list[str]]:
         """Of each picture that is shown, all its names."""

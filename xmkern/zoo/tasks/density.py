@@ -21,8 +21,6 @@ class Density(Task):
 
     def __init__(self, seed: int = 0, *, size: int = 32, **task: Any) -> None:
         super().__init__(seed, size=size, **task)
-        rows = self.test_rows[~self.data.toned[self.test_rows]]
-        self.unseen = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         rows = self.draw(size, generator)

@@ -25,8 +25,6 @@ class Pictures(Task):
 
     def __init__(self, seed: int = 0, *, size: int = 32, **task: Any) -> None:
         super().__init__(seed, size=size, **task)
-        rows = self.test_rows[~self.data.toned[self.test_rows]]
-        self.unseen = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
         statistics = picture_statistics(self.pictures(self.unseen)).numpy()
         self._scale = statistics.std(0) + 1e-6
         self._statistics = statistics / self._scale

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from xmkern.zoo.tasks.base import Batch, Score, Task
@@ -26,8 +25,7 @@ class Reconstruction(Task):
 
     @torch.inference_mode()
     def evaluate(self, model: Any) -> Score:
-        rows = self.test_rows[~self.data.toned[self.test_rows]]
-        pictures = self.pictures(rows[np.unique(self.data.pictures[rows], return_index=True)[1]])
+        pictures = self.pictures(self.unseen)
         mean = self.pictures(self.train_rows[~self.data.toned[self.train_rows]]).mean(0)
         rebuilt = torch.cat([model.reconstruct(part) for part in pictures.split(64)])
         error = (pictures - rebuilt).square().sum() / (pictures - mean).square().sum()

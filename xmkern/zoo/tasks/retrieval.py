@@ -20,8 +20,7 @@ class Retrieval(Task):
 
     @torch.inference_mode()
     def evaluate(self, model: Any) -> Score:
-        rows = self.test_rows[~self.data.toned[self.test_rows]]
-        rows = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
+        rows = self.unseen
         scores = model.similarity(self.pictures(rows), self.words[rows])
         best = [direction.topk(10, 1).indices for direction in (scores, scores.T)]
         value = np.mean([recall_at_k(found, rows, rows, ks=(10,))[10] for found in best])

@@ -30,8 +30,6 @@ class TextToImage(Task):
     def __init__(self, seed: int = 0, *, size: int = 32, **task: Any) -> None:
         super().__init__(seed, size=size, grouped=True, **task)
         self.plain = np.flatnonzero(~self.data.toned)
-        rows = self.test_rows[~self.data.toned[self.test_rows]]
-        self.unseen = rows[np.unique(self.data.pictures[rows], return_index=True)[1]]
         rng = np.random.default_rng(seed)
         roots = self.data.roots[self.unseen]
         others = [rng.permutation(np.flatnonzero(roots != root))[: self.candidates - 1] for root in roots]
