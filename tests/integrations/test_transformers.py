@@ -56,7 +56,10 @@ def results(model, inputs):
 
 
 def assert_as_exact(ours, eager, exact):
-    """Against float64: all together at most twice eager's error; each alone, which is a matter of luck, eight times."""
+    """Against float64: all together at most twice eager's error; each alone, which is a matter of luck, eight times.
+
+    Where eager itself is lucky with one, its share of the error of all, by its size, is what counts.
+    """
     assert ours.keys() == eager.keys() == exact.keys()
     size = torch.stack([x.norm() for x in exact.values()]).norm().item()
     eps = torch.finfo(torch.float32).eps
@@ -69,7 +72,8 @@ def assert_as_exact(ours, eager, exact):
     assert total <= 2 * of_eager_total + eps * size, f"{total:.2e}, eager's {of_eager_total:.2e}"
     for name, error in of_ours.items():  # gradients of the keys' biases are nothing but rounding
         floor = 8 * eps * (exact[name].norm().item() + 0.05 * size)
-        assert error <= 8 * of_eager[name] + floor, f"{name}: {error:.2e}, eager's {of_eager[name]:.2e}"
+        usual = max(of_eager[name], of_eager_total * exact[name].norm().item() / size)
+        assert error <= 8 * usual + floor, f"{name}: {error:.2e}, eager's {of_eager[name]:.2e}"
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ def test_the_queue_holds_the_last_batches_and_the_slow_towers_follow_in_training
 def test_a_hidden_patch_is_not_seen() -> None:
     torch.manual_seed(0)
     tower = create_model("cots").vision
-    pictures, hidden = torch.randn(1, 3, 64, 64), torch.zeros(1, 64, dtype=torch.bool)
-    hidden[:, 9] = True  # second row, second column
+    pictures, hidden = torch.randn(1, 3, 64, 64), torch.zeros(1, 16, dtype=torch.bool)
+    hidden[:, 5] = True  # second row, second column
     changed = pictures.clone()
-    changed[:, :, 8:16, 8:16] += 1
+    changed[:, :, 16:32, 16:32] += 1
     torch.testing.assert_close(tower(changed, hidden)[1], tower(pictures, hidden)[1])
     assert not torch.allclose(tower(changed)[1], tower(pictures)[1])
