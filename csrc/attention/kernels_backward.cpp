@@ -134,7 +134,8 @@ void differentiate_rows(const Workspace<Single>& w, int64_t first, int64_t rows,
   for (int64_t r = 0; r < rows; ++r) {
     float *scores = w.scores + (first + r) * stride + column, *grads = w.grad_scores + (first + r) * stride + column;
     for (int64_t c = 0; c < columns; c += lanes) {
-      const Slopes x = differentiate<Dropped>(scores + c, grads + c, scale, row[r], kept[r] >> c, kept_scale);
+      const Slopes x =
+          differentiate<Dropped>(scores + c, grads + c, scale, row[r], Dropped ? kept[r] >> c : 0, kept_scale);
       store(scores + c, x.kept), store(grads + c, x.grads);
     }
   }
@@ -152,8 +153,10 @@ void differentiate_rows(const Workspace<Pair>& w, int64_t first, int64_t rows, i
        *grad_scores = reinterpret_cast<uint32_t*>(w.grad_scores) + first / 2 * stride + column,
        *along_keys = w.grad_rows + first * stride + column / 2;
   for (int64_t c = 0; c < columns; c += lanes) {
-    const Slopes a = differentiate<Dropped>(scores + c, grads + c, scale, row[0], kept[0] >> c, kept_scale),
-                 b = differentiate<Dropped>(next_scores + c, next_grads + c, scale, next, kept[1] >> c, kept_scale);
+    const Slopes a = differentiate<Dropped>(scores + c, grads + c, scale, row[0], Dropped ? kept[0] >> c : 0,
+                                            kept_scale),
+                 b = differentiate<Dropped>(next_scores + c, next_grads + c, scale, next, Dropped ? kept[1] >> c : 0,
+                                            kept_scale);
     if (plain) store(w.plain + column + c, a.grads), store(w.plain + stride + column + c, b.grads);
     const Words grads_of_both = halves_of(a.grads, b.grads);
     store(probabilities + c, interleaved(halves_of(a.kept, b.kept)));
