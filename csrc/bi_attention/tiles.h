@@ -72,9 +72,10 @@ inline void pair_numbers(const uint16_t* first, const uint16_t* second, int64_t 
        24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
   const __m512i begin = _mm512_load_si512(order[0]), end = _mm512_load_si512(order[1]);
   for (int64_t c = 0; c < columns; c += 2 * lanes) {
-    const __mmask32 there = columns - c < 2 * lanes ? (1u << (columns - c)) - 1 : ~0u;
-    const __m512i low = _mm512_maskz_loadu_epi16(first ? there : 0, first + c);
-    const __m512i high = _mm512_maskz_loadu_epi16(second ? there : 0, second + c);
+    const auto numbers = [&](const uint16_t* row) {
+      return reinterpret_cast<__m512i>(row ? load_pairs(row + c, columns - c) : Words{});
+    };
+    const __m512i low = numbers(first), high = numbers(second);
     store(out + c, reinterpret_cast<Words>(_mm512_permutex2var_epi16(low, begin, high)));
     store(out + c + lanes, reinterpret_cast<Words>(_mm512_permutex2var_epi16(low, end, high)));
   }
@@ -182,22 +183,6 @@ inline void fetch_row(const char* row, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 1, 2);
 }
 
-// Sums, in whole vectors, to the first `columns` numbers of a row.
-template <Dtype dtype>
-inline void store_sums(void* out, const float* sums, int64_t columns) {
-  int64_t c = 0;
-#if defined(__AVX512BF16__)
-  // Two vectors at once: half as many stores.
-  if constexpr (dtype == Dtype::bfloat16)
-    for (; c + 2 * lanes <= columns; c += 2 * lanes) {
-      const auto low = reinterpret_cast<__m512>(load(sums + c));
-      const auto high = reinterpret_cast<__m512>(load(sums + c + lanes));
-      _mm512_storeu_si512(static_cast<uint16_t*>(out) + c, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
-    }
-#endif
-  store_row<dtype>(static_cast<char*>(out) + c * size_of(dtype), sums + c, columns - c, 1.0f);
-}
-
 // Rows of weights, one for each column, times what `right` has for each column -> rows of a tensor. Fetched: `ahead`
 // asks for these rows, from the second group of max_rows on.
 template <class Arithmetic, Dtype dtype, class Ahead>
@@ -224,7 +209,7 @@ inline void write_products(const Blocks<typename Arithmetic::Unit>& left, int64_
         fetch_row(at + r * out_stride * size_of(dtype), to.size(block) * size_of(dtype));
       multiply(block, row, count, scratch, stride);
       for (int64_t r = 0; r < count; ++r)
-        store_sums<dtype>(at + (row + r) * out_stride * size_of(dtype), scratch + r * stride, to.size(block));
+        store_row<dtype>(at + (row + r) * out_stride * size_of(dtype), scratch + r * stride, to.size(block), 1.0f);
     }
   }
 }

@@ -65,13 +65,10 @@ class BimodalAe(nn.Module):
 
         ``there``: bool [B, 2], whether a sample's picture and its words are seen; all that is given if None.
         """
-        c = self.config
-        codes = []
-        for given, network, view in (
-            (pictures, self.picture_in, lambda x: thumbnail(x, c.side)),
-            (words, self.text_in, lambda x: bag_of_words(x, c.vocabulary).clamp(max=1)),
-        ):
-            codes.append(None if given is None else network(view(given)))
+        codes = (
+            None if pictures is None else self.picture_in(thumbnail(pictures, self.config.side)),
+            None if words is None else self.text_in(self._said(words)),
+        )
         some = next((code for code in codes if code is not None), None)
         if some is None:
             raise ValueError("pictures and words are both None: one of them must be given")
@@ -83,12 +80,15 @@ class BimodalAe(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Squared errors of ``pictures`` [B, 3, H, W] and cross entropies of ``words`` [B, T], of each sample's sum."""
-        c, pictures, words = self.config, batch["pictures"], batch["words"]
+        pictures, words = batch["pictures"], batch["words"]
         fate = torch.arange(len(words), device=words.device) % 3
         out = self(pictures, words, torch.stack([fate != 0, fate != 1], 1))
-        rebuilt = (out.picture - thumbnail(pictures, c.side)).square().mean()
-        said = bag_of_words(words, c.vocabulary).clamp(max=1)
-        return rebuilt + F.binary_cross_entropy_with_logits(out.text, said) * 10
+        rebuilt = (out.picture - thumbnail(pictures, self.config.side)).square().mean()
+        return rebuilt + F.binary_cross_entropy_with_logits(out.text, self._said(words)) * 10
+
+    def _said(self, words: Tensor) -> Tensor:
+        """Which words are there: int64 [B, T] -> [B, V], 0 or 1"""
+        return bag_of_words(words, self.config.vocabulary).clamp(max=1)
 
     def imagine(self, words: Tensor) -> Tensor:
         """What pictures the words int64 [B, T] go with: thumbnails [B, 3, side, side]"""

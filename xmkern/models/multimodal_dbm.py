@@ -103,8 +103,8 @@ class MultimodalDbm(nn.Module):
         self.register_buffer("chain_second", torch.zeros(c.chains, 2 * c.hidden))
 
     def features(self, pictures: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, F], in deviations"""
-        return thumbnail(pictures, self.config.side) / self.config.deviation
+        """[B, 3, H, W], or [B, F] where ``side`` is 0 -> [B, F], in deviations"""
+        return (thumbnail(pictures, self.config.side) if self.config.side else pictures) / self.config.deviation
 
     def forward(self, features: Tensor | None, words: Tensor | None) -> MultimodalDbmOutput:
         """Mean field, given features [B, F] and counts of words [B, V] or one of them; the other is inferred too."""
@@ -145,7 +145,9 @@ class MultimodalDbm(nn.Module):
             self.text.lower.begin(w)
         with torch.no_grad():
             state = self(v, w)
-            dream = self._dream(state)
+            if not self.begun:
+                self._begin_chains(state)
+            dream = self._dream()
         gap = self.energy(state).mean() - self.energy(dream).mean()
         return self.config.likelihood * gap + self._conditional(v, w)
 
@@ -155,16 +157,18 @@ class MultimodalDbm(nn.Module):
         said = -(w * seen.words.log()).sum(1) / w.sum(1).clamp(min=1)
         return said.mean() + (read.features - v).square().mean()
 
-    def _dream(self, seen: MultimodalDbmOutput) -> MultimodalDbmOutput:
-        """The chains after one more sweep; they begin at what was seen."""
+    def _begin_chains(self, seen: MultimodalDbmOutput) -> None:
         chain: Any = self
-        if not self.begun:
-            self.begun.fill_(True)
-            rows = torch.arange(self.config.chains, device=seen.joint.device) % len(seen.joint)
-            chain.chain_features.copy_(seen.features[rows])
-            chain.chain_words.copy_(seen.words[rows])
-            chain.chain_second.copy_(torch.cat([seen.picture[1], seen.text[1]], 1)[rows].bernoulli())
-            chain.chain_top.copy_(seen.joint[rows].bernoulli())
+        rows = torch.arange(self.config.chains, device=seen.joint.device) % len(seen.joint)
+        chain.chain_features.copy_(seen.features[rows])
+        chain.chain_words.copy_(seen.words[rows])
+        chain.chain_second.copy_(torch.cat([seen.picture[1], seen.text[1]], 1)[rows].bernoulli())
+        chain.chain_top.copy_(seen.joint[rows].bernoulli())
+        self.begun.fill_(True)
+
+    def _dream(self) -> MultimodalDbmOutput:
+        """The chains after one more sweep."""
+        chain: Any = self
         p2, t2 = chain.chain_second.chunk(2, 1)
         p1 = self.picture.middle(chain.chain_features, p2).bernoulli()
         t1 = self.text.middle(chain.chain_words, t2).bernoulli()

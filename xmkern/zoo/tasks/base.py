@@ -41,6 +41,7 @@ class Task(ABC):
 
     metric: ClassVar[str]
     baseline: ClassVar[str]
+    moved: ClassVar[bool] = True  # whether pictures to learn from are turned, stretched and shifted
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Task(ABC):
         """What a training step sees."""
         rows = self.draw(size, generator)
         return {
-            "pictures": self.pictures(rows, generator),
+            "pictures": self.pictures(rows, generator if self.moved else None),
             "words": self.words[rows],
             "ids": self.ids[rows],
             "groups": self.groups[rows],

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xmkern.zoo.tasks.base import Batch, Score, Task
+from xmkern.zoo.tasks.base import Score, Task
 from xmkern.zoo.tasks.pictures import grid
 
 
@@ -18,13 +18,10 @@ class Density(Task):
 
     metric = "accuracy"
     baseline = "independent pixels"
+    moved = False
 
     def __init__(self, seed: int = 0, *, size: int = 32, **task: Any) -> None:
         super().__init__(seed, size=size, **task)
-
-    def batch(self, size: int, generator: torch.Generator) -> Batch:
-        rows = self.draw(size, generator)
-        return {"pictures": self.pictures(rows), "ids": self.ids[rows], "groups": self.groups[rows]}
 
     @torch.inference_mode()
     def evaluate(self, model: Any) -> Score:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xmkern.metrics import frechet_distance, picture_statistics
-from xmkern.zoo.tasks.base import Batch, Score, Task
+from xmkern.zoo.tasks.base import Score, Task
 
 
 class Pictures(Task):
@@ -21,6 +21,7 @@ class Pictures(Task):
 
     metric = "-Fréchet distance"
     baseline = "untrained, or mean picture"
+    moved = False  # which would change their statistics
     drawn = 256
 
     def __init__(self, seed: int = 0, *, size: int = 32, **task: Any) -> None:
@@ -28,11 +29,6 @@ class Pictures(Task):
         statistics = picture_statistics(self.pictures(self.unseen)).numpy()
         self._scale = statistics.std(0) + 1e-6
         self._statistics = statistics / self._scale
-
-    def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """As they are: what turns and stretches pictures would change their statistics."""
-        rows = self.draw(size, generator)
-        return {"pictures": self.pictures(rows), "ids": self.ids[rows], "groups": self.groups[rows]}
 
     def distance(self, pictures: Tensor) -> float:
         """[N, 3, H, W] -> the Fréchet distance to the unseen, per number"""

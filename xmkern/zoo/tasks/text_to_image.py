@@ -7,7 +7,7 @@ import torch
 
 from xmkern.data.words import SPECIAL, Vocabulary
 from xmkern.metrics import r_precision
-from xmkern.zoo.tasks.base import Batch, Score, Task
+from xmkern.zoo.tasks.base import Score, Task
 from xmkern.zoo.tasks.judge import Judge
 from xmkern.zoo.tasks.pictures import grid
 
@@ -24,6 +24,7 @@ class TextToImage(Task):
 
     metric = "R-precision"
     baseline = "chance (no words)"
+    moved = False  # a name says nothing of how its picture is turned
     candidates = 10
     repeats = 2  # samples of each name
 
@@ -35,16 +36,6 @@ class TextToImage(Task):
         others = [rng.permutation(np.flatnonzero(roots != root))[: self.candidates - 1] for root in roots]
         # Places in ``unseen``, the right one first.
         self._candidates = np.concatenate([np.arange(len(roots))[:, None], np.stack(others)], 1)
-
-    def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """As they are: a name says nothing of how its picture is turned."""
-        rows = self.draw(size, generator)
-        return {
-            "pictures": self.pictures(rows),
-            "words": self.words[rows],
-            "ids": self.ids[rows],
-            "groups": self.groups[rows],
-        }
 
     def judge(self, pictures: torch.Tensor) -> np.ndarray:
         """Drawn by the names of ``unseen``, in order -> scores of the candidates, the right one first, [N, 10]"""
