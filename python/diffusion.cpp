@@ -82,7 +82,7 @@ void bind_diffusion(py::module_& module) {
         read(reinterpret_cast<const void*>(t), reinterpret_cast<const void*>(table), samples, steps, levels.data());
     if (wrong >= 0) return wrong;
     q_sample({static_cast<Dtype>(dtype), samples, elements, clean, added, levels.data(), reinterpret_cast<void*>(noisy),
-              reinterpret_cast<void*>(velocity), reinterpret_cast<void*>(drawn_noise), false},
+              reinterpret_cast<void*>(velocity), reinterpret_cast<void*>(drawn_noise)},
              threads);
     return wrong;
   });

@@ -20,11 +20,6 @@ namespace {
 // finds in its own cache.
 constexpr int64_t least_drawn = 32768, least_given = 131072, largest_piece = 2 * least_given;
 
-// No cache would hold results of so many bytes, and what they are made of, until they are read.
-constexpr int64_t streamed_bytes = int64_t{6} << 20;
-
-bool streams(Dtype dtype, int64_t elements) { return elements * size_of(dtype) >= streamed_bytes; }
-
 template <class Body>
 void each_piece(int64_t elements, bool drawn, int threads, Body&& body) {
   const int64_t pieces = std::clamp<int64_t>(elements / (drawn ? least_drawn : least_given), 1, std::max(threads, 1));
@@ -38,10 +33,8 @@ void each_piece(int64_t elements, bool drawn, int threads, Body&& body) {
 
 }  // namespace
 
-void step(Step s, int threads) {
+void step(const Step& s, int threads) {
   if (s.samples * s.elements == 0) return;
-  // Where a result takes the place of the sample its lines are in the cache already.
-  s.streams = s.previous != s.sample.data && streams(s.dtype, s.samples * s.elements);
   Statistics* of_samples = nullptr;
   if (s.rescale != 0 || s.ratio >= 0) {
     const auto count = static_cast<size_t>(s.samples);
@@ -56,8 +49,7 @@ void step(Step s, int threads) {
              [&](int64_t begin, int64_t end) { kernel.step(s, of_samples, begin, end); });
 }
 
-void q_sample(Noising q, int threads) {
-  q.streams = streams(q.dtype, q.samples * q.elements);
+void q_sample(const Noising& q, int threads) {
   const Kernels& kernel = kernels.pick();
   each_piece(q.samples * q.elements, q.noise.drawn, threads,
              [&](int64_t begin, int64_t end) { kernel.q_sample(q, begin, end); });

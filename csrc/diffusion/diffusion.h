@@ -40,11 +40,9 @@ struct Step {
   float log2_low, log2_slope;  // log2 of the deviation is low + slope v
   float guidance, clip;
   double rescale, ratio;  // the ratio is negative where thresholding is not dynamic
-  bool streams;           // the results are written past the caches
 };
 
-// Whether results are streamed, step and q_sample find out.
-void step(Step step, int threads);
+void step(const Step& step, int threads);
 
 // x_t and perhaps a target, each sample at a time of its own.
 struct Noising {
@@ -55,10 +53,9 @@ struct Noising {
   const float* levels;  // [sample, {sqrt(abar), sqrt(1 - abar)}]
   void* noisy;
   void *velocity, *drawn;  // null: not wanted
-  bool streams;            // as in a step
 };
 
-void q_sample(Noising noising, int threads);
+void q_sample(const Noising& noising, int threads);
 
 // The numbers `offset` to offset + count of the sequence of a seed.
 void normals(void* out, Dtype dtype, int64_t count, uint64_t seed, uint64_t offset, int threads);

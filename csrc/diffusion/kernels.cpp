@@ -27,6 +27,13 @@ bool is_plain(const Step& s) {
          s.mask.data == nullptr && s.churn == 0 && s.ratio < 0 && s.previous != nullptr;
 }
 
+// Whether results are written past the caches: none would hold so many bytes, and what they are made of, until they are
+// read.
+template <Dtype dtype>
+bool streams(int64_t elements) {
+  return elements * size_of(dtype) >= int64_t{6} << 20;
+}
+
 template <Dtype dtype, bool plain, bool has_noise, bool stream>
 void step_stretch(const Step& all, const Statistics& own, int64_t b, int64_t begin, int64_t count, const float* noise) {
   const Step s = all;  // a copy of which the compiler knows that no store changes it
@@ -79,9 +86,11 @@ void step_piece(const Step& s, const Statistics* of_samples, int64_t begin, int6
   each_stretch(s.noise, s.elements, s.row, begin, end, [&](int64_t b, int64_t i, int64_t count) {
     const Statistics own = of_samples != nullptr ? of_samples[b] : Statistics{1.0f, s.clip};
     const int64_t place = b * s.elements + i;
-    const bool streams = s.streams && aligned<dtype>(s.previous, place) && aligned<dtype>(s.original, place);
+    // Where a result takes the place of the sample its lines are in the cache already.
+    const bool stream = streams<dtype>(s.samples * s.elements) && s.previous != s.sample.data &&
+                        aligned<dtype>(s.previous, place) && aligned<dtype>(s.original, place);
     const auto run = [&]<bool has_noise>(const float* noise) {
-      if (streams) return step_stretch<dtype, plain, has_noise, true>(s, own, b, i, count, noise);
+      if (stream) return step_stretch<dtype, plain, has_noise, true>(s, own, b, i, count, noise);
       step_stretch<dtype, plain, has_noise, false>(s, own, b, i, count, noise);
     };
     if (noisy(s.noise))
@@ -107,7 +116,7 @@ void q_sample(const Noising& q, int64_t begin, int64_t end) {
       const float* noise = drawn.template get<dtype.value>(q.noise, q.elements, b, start, count);
       const float alpha = q.levels[2 * b], sigma = q.levels[2 * b + 1];
       const int64_t place = b * q.elements + start;
-      const bool stream = q.streams && aligned<dtype.value>(q.noisy, place) &&
+      const bool stream = streams<dtype.value>(q.samples * q.elements) && aligned<dtype.value>(q.noisy, place) &&
                           aligned<dtype.value>(q.velocity, place) && aligned<dtype.value>(q.drawn, place);
       each_vector(count, [&](int64_t i, int64_t n) {
         const Floats x = load_some<dtype.value>(q.sample.data, b * q.sample.stride + start + i, n);
