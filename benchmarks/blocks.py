@@ -1,5 +1,5 @@
 """Whole blocks, a training step each, against the same block of eager PyTorch with torch's fused attention or without;
-and where the time of ours goes: products by the BLAS, attention, what follows the products."""
+and where the time of ours goes: products, attention, what follows the products."""
 
 import itertools
 from collections.abc import Callable
@@ -34,8 +34,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout_p: flo
 PEERS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa}
 
 
-def _split(x: Tensor, heads: int) -> tuple[Tensor, ...]:
-    return x.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+def _product(layer: nn.Linear, x: Tensor) -> Tensor:
+    """By PyTorch, not by the layer, which may be ours."""
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def _split(layer: nn.Linear, x: Tensor, heads: int) -> tuple[Tensor, ...]:
+    return _product(layer, x).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class Plain:
@@ -45,19 +50,19 @@ class Plain:
         self.block, self.attend, self.dropout = block, attend, dropout
 
     def join(self, x: Tensor, linear: nn.Linear, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return norm(residual + F.dropout(linear(x), self.dropout))
+        return norm(residual + F.dropout(_product(linear, x), self.dropout))
 
     def heads(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         return self.attend(q, k, v, visible, self.dropout).transpose(1, 2).flatten(2)
 
     def feed_forward(self, x: Tensor, layer: Any, norm: nn.LayerNorm) -> Tensor:
-        return self.join(F.gelu(layer.up(x)), layer.down, x, norm)
+        return self.join(F.gelu(_product(layer.up, x)), layer.down, x, norm)
 
     def co_attention(self, a: Tensor, b: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
         block: Any = self.block
         (q_a, k_a, v_a), (q_b, k_b, v_b) = (
-            _split(block.qkv_a(a), block.num_heads),
-            _split(block.qkv_b(b), block.num_heads),
+            _split(block.qkv_a, a, block.num_heads),
+            _split(block.qkv_b, b, block.num_heads),
         )
         a = self.join(self.heads(q_a, k_b, v_b, visible_b), block.out_a, a, block.attention_norm_a)
         b = self.join(self.heads(q_b, k_a, v_a, None), block.out_b, b, block.attention_norm_b)
@@ -69,7 +74,7 @@ class Plain:
     def cross_modality(self, a: Tensor, b: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
         block: Any = self.block
         heads = block.cross.num_heads
-        (q_a, k_a, v_a), (q_b, k_b, v_b) = _split(block.cross.qkv(a), heads), _split(block.cross.qkv(b), heads)
+        (q_a, k_a, v_a), (q_b, k_b, v_b) = _split(block.cross.qkv, a, heads), _split(block.cross.qkv, b, heads)
         a = self.join(self.heads(q_a, k_b, v_b, visible_b), block.cross.out, a, block.cross_norm)
         b = self.join(self.heads(q_b, k_a, v_a, None), block.cross.out, b, block.cross_norm)
         a = self.alone(a, block.attention_a, block.attention_norm_a, None)
@@ -80,15 +85,16 @@ class Plain:
         )
 
     def alone(self, x: Tensor, attention: Any, norm: nn.LayerNorm, visible: Tensor | None) -> Tensor:
-        heads = self.heads(*_split(attention.qkv(x), attention.num_heads), visible)
+        heads = self.heads(*_split(attention.qkv, x, attention.num_heads), visible)
         return self.join(heads, attention.out, x, norm)
 
     def transformer(self, a: Tensor) -> tuple[Tensor]:
         block: Any = self.block
-        heads = self.heads(*_split(block.attention.qkv(block.norms[0](a)), block.attention.num_heads), None)
-        a = a + F.dropout(block.attention.out(heads), self.dropout)
+        heads = self.heads(*_split(block.attention.qkv, block.norms[0](a), block.attention.num_heads), None)
+        a = a + F.dropout(_product(block.attention.out, heads), self.dropout)
         layer = block.feed_forward
-        return (a + F.dropout(layer.down(F.gelu(layer.up(block.norms[1](a)))), self.dropout),)
+        inner = F.gelu(_product(layer.up, block.norms[1](a)))
+        return (a + F.dropout(_product(layer.down, inner), self.dropout),)
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ class Contest:
 
 
 def shares(call: Callable[[], Any], rounds: int = 10) -> dict[str, float]:
-    """Of the time of our step: products by the BLAS, attention, what follows the products, and the rest (copies, sums
+    """Of the time of our step: products, attention, what follows the products, and the rest (copies, sums
     of gradients, PyTorch's own work)."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for _ in range(rounds):
@@ -162,7 +168,7 @@ def shares(call: Callable[[], Any], rounds: int = 10) -> dict[str, float]:
     parts = {"products": 0.0, "attention": 0.0, "epilogue": 0.0, "rest": 0.0}
     for event in seen.key_averages():
         name = event.key
-        if name in ("aten::mm", "aten::addmm", "aten::bmm"):
+        if name in ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"):
             part = "products"
         elif name.startswith("xmkern::"):
             part = "attention" if "attention" in name else "epilogue"

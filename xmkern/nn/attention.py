@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmkern import masks
+from xmkern._functional.linear import linear
 from xmkern.functional import attention
 
 
@@ -80,7 +81,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         )
         k, v = self._append(k, self.bias_k), self._append(v, self.bias_v)
         out = attention(q, k, v, mask, bias=bias, dropout_p=self.dropout if self.training else 0.0)
-        out = self.out_proj(out.permute(merge).flatten(2))
+        out = linear(out.permute(merge).flatten(2), self.out_proj.weight, self.out_proj.bias)
         weights = _weights(q, k, mask, bias) if need_weights else None
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
@@ -92,11 +93,11 @@ class MultiheadAttention(nn.MultiheadAttention):
         """[..., E], [..., kdim], [..., vdim] -> three [..., E]"""
         bias, packed = self.in_proj_bias, self.in_proj_weight
         if packed is not None and query is key is value:
-            return F.linear(query, packed, bias).chunk(3, -1)
+            return linear(query, packed, bias).chunk(3, -1)
         separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         weights = separate if packed is None else packed.chunk(3)
         biases = (None, None, None) if bias is None else bias.chunk(3)
-        return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+        return [linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
 
     def _append(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Keys or values [N, H, S, D], then ``bias_k`` or ``bias_v`` [1, 1, E], then the zeros of ``add_zero_attn``."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from xmkern.functional import bi_attention
 from xmkern.nn.cross_attention import merge_heads, split_heads
+from xmkern.nn.linear import Linear
 
 
 class BiAttention(nn.Module):
@@ -42,8 +43,8 @@ class BiAttention(nn.Module):
         if inner % num_heads:
             raise ValueError(f"num_heads must divide attention_dim = {inner}, not {num_heads}")
         self.num_heads, self.affinity, self.normalize = num_heads, affinity, normalize
-        self.project_a, self.project_b = (nn.Linear(dim, 2 * inner, bias=bias) for dim in (dim_a, dim_b))
-        self.out_a, self.out_b = (nn.Linear(inner, dim, bias=bias) for dim in (dim_a, dim_b))
+        self.project_a, self.project_b = (Linear(dim, 2 * inner, bias=bias) for dim in (dim_a, dim_b))
+        self.out_a, self.out_b = (Linear(inner, dim, bias=bias) for dim in (dim_a, dim_b))
 
     def forward(
         self, a: Tensor, b: Tensor, mask_a: Tensor | None = None, mask_b: Tensor | None = None

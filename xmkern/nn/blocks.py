@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from xmkern._functional.linear import linear
 from xmkern.biases import RelativeBias
 from xmkern.functional import add_layer_norm, bias_dropout_add, sandwich_layer_norm
 from xmkern.masks import Mask
@@ -108,17 +108,17 @@ class TransformerBlock(nn.Module):
         normed = self.norms[0](x)
         for (branch, out), norm in zip(branches[:-1], self.norms[1:], strict=True):
             normed, x = add_layer_norm(
-                F.linear(branch(normed), out.weight), x, norm.weight, norm.bias, linear_bias=out.bias,
+                linear(branch(normed), out.weight), x, norm.weight, norm.bias, linear_bias=out.bias,
                 dropout_p=dropout_p, eps=norm.eps, return_sum=True,
             )  # fmt: skip
         branch, out = branches[-1]
-        return bias_dropout_add(F.linear(branch(normed), out.weight), x, out.bias, dropout_p=dropout_p)
+        return bias_dropout_add(linear(branch(normed), out.weight), x, out.bias, dropout_p=dropout_p)
 
     def _sandwich(self, x: Tensor, branches: list[Branch], dropout_p: float) -> Tensor:
         normed = self.norms[0](x)
         for i, (branch, out) in enumerate(branches):
             after, following = self.branch_norms[i], self.norms[i + 1] if i + 1 < len(branches) else None
-            branched = F.linear(branch(normed), out.weight)
+            branched = linear(branch(normed), out.weight)
             common: dict[str, Any] = {"linear_bias": out.bias, "dropout_p": dropout_p, "eps": after.eps}
             if following is None:
                 return sandwich_layer_norm(branched, x, after.weight, after.bias, **common)

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xmkern import functional
+from xmkern._functional.linear import linear
 from xmkern.biases import RelativeBias
 from xmkern.functional import KeyValue, gated_residual
 from xmkern.masks import Mask
 from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.feed_forward import FeedForward
+from xmkern.nn.linear import Linear
 
 Context = Tensor | KeyValue
 
@@ -51,8 +52,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         inner = _inner(dim, num_heads, head_dim)
         self.num_heads, self.dropout = num_heads, dropout
-        self.qkv = nn.Linear(dim, 3 * inner, bias=bias)
-        self.out = nn.Linear(inner, dim, bias=bias)
+        self.qkv = Linear(dim, 3 * inner, bias=bias)
+        self.out = Linear(inner, dim, bias=bias)
 
     def heads(
         self,
@@ -117,9 +118,9 @@ class CrossAttention(nn.Module):
         if not widths:
             raise ValueError("context_dim must name at least one context")
         self.num_heads, self.dropout = num_heads, dropout
-        self.q = nn.Linear(dim, inner, bias=bias)
-        self.kv = nn.ModuleList(nn.Linear(width, 2 * inner, bias=bias) for width in widths)
-        self.out = nn.Linear(inner, dim, bias=bias)
+        self.q = Linear(dim, inner, bias=bias)
+        self.kv = nn.ModuleList(Linear(width, 2 * inner, bias=bias) for width in widths)
+        self.out = Linear(inner, dim, bias=bias)
 
     def keys_values(self, context: Tensor, mask: Mask | Tensor | None = None, *, source: int = 0) -> KeyValue:
         """The keys and values of one context, [B, S, C]: project once, attend in every turn of a loop.
@@ -194,7 +195,7 @@ class GatedCrossAttention(nn.Module):
         self.attention = CrossAttention(dim, num_heads, context_dim, head_dim=head_dim, dropout=dropout)
         self.feed_forward = FeedForward(dim, hidden, activation)
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
-        self.gate = nn.Linear(2 * dim, dim) if gate == "sigmoid" else None
+        self.gate = Linear(2 * dim, dim) if gate == "sigmoid" else None
         if gate == "tanh":
             self.attention_gate, self.feed_forward_gate = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
 
@@ -202,13 +203,13 @@ class GatedCrossAttention(nn.Module):
         """[B, L, E] -> [B, L, E]; arguments as in :meth:`CrossAttention.forward`."""
         heads, out = self.attention.heads(self.attention_norm(x), context, mask), self.attention.out
         if self.gate is None:
-            attended = F.linear(heads, out.weight)
+            attended = linear(heads, out.weight)
             x = gated_residual(attended, x, self.attention_gate, bias=out.bias, activation="tanh")
         else:
             attended = out(heads)
             x = gated_residual(attended, x, self.gate(torch.cat([x, attended], -1)), activation="sigmoid")
         inner, down = self.feed_forward.inner(self.feed_forward_norm(x)), self.feed_forward.down
-        branch = F.linear(inner, down.weight)
+        branch = linear(inner, down.weight)
         if self.gate is not None:
             return gated_residual(branch, x, bias=down.bias)
         return gated_residual(branch, x, self.feed_forward_gate, bias=down.bias, activation="tanh")

@@ -3,9 +3,10 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from xmkern._functional.linear import linear
 from xmkern.functional import add_layer_norm, bias_activation, gated_activation
+from xmkern.nn.linear import Linear
 
 # By name: the activation, and whether it gates (the hidden layer is then made twice as wide).
 _ACTIVATIONS: dict[str, tuple[Any, bool]] = {
@@ -30,22 +31,22 @@ class FeedForward(nn.Module):
             raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, not {activation!r}")
         hidden = 4 * dim if hidden is None else hidden
         self.activation, gated = _ACTIVATIONS[activation]
-        self.up = nn.Linear(dim, 2 * hidden if gated else hidden, bias=bias)
-        self.down = nn.Linear(hidden, dim, bias=bias)
+        self.up = Linear(dim, 2 * hidden if gated else hidden, bias=bias)
+        self.down = Linear(hidden, dim, bias=bias)
 
     def inner(self, x: Tensor) -> Tensor:
         """[..., E] -> [..., hidden], what ``down`` projects."""
         call = bias_activation if self.up.out_features == self.down.in_features else gated_activation
-        return call(F.linear(x, self.up.weight), self.up.bias, self.activation)
+        return call(linear(x, self.up.weight), self.up.bias, self.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., E] -> [..., E]"""
         return self.down(self.inner(x))
 
 
-def add_norm(x: Tensor, linear: nn.Linear, residual: Tensor, norm: nn.LayerNorm, dropout_p: float) -> Tensor:
-    """norm(residual + dropout(linear(x))): the product by torch, all that follows it in one pass."""
+def add_norm(x: Tensor, layer: nn.Linear, residual: Tensor, norm: nn.LayerNorm, dropout_p: float) -> Tensor:
+    """norm(residual + dropout(layer(x))): all that follows the product in one pass."""
     return add_layer_norm(
-        F.linear(x, linear.weight), residual, norm.weight, norm.bias, linear_bias=linear.bias, dropout_p=dropout_p,
+        linear(x, layer.weight), residual, norm.weight, norm.bias, linear_bias=layer.bias, dropout_p=dropout_p,
         eps=norm.eps,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from xmkern.functional import co_attention
 from xmkern.masks import Mask
 from xmkern.nn.cross_attention import SelfAttention, merge_heads, split_heads
 from xmkern.nn.feed_forward import FeedForward, add_norm
+from xmkern.nn.linear import Linear
 
 
 def visible(mask: Mask | Tensor | None) -> Mask | Tensor | None:
@@ -60,8 +61,8 @@ class CoAttentionBlock(nn.Module):
         if inner % num_heads:
             raise ValueError(f"num_heads must divide attention_dim = {inner}, not {num_heads}")
         self.num_heads, self.dropout, self.attention_dropout = num_heads, dropout, attention_dropout
-        self.qkv_a, self.qkv_b = nn.Linear(dim_a, 3 * inner), nn.Linear(dim_b, 3 * inner)
-        self.out_a, self.out_b = nn.Linear(inner, dim_a), nn.Linear(inner, dim_b)
+        self.qkv_a, self.qkv_b = Linear(dim_a, 3 * inner), Linear(dim_b, 3 * inner)
+        self.out_a, self.out_b = Linear(inner, dim_a), Linear(inner, dim_b)
         self.attention_norm_a, self.attention_norm_b = nn.LayerNorm(dim_a, eps), nn.LayerNorm(dim_b, eps)
         self.feed_forward_a = FeedForward(dim_a, hidden_a, activation)
         self.feed_forward_b = FeedForward(dim_b, hidden_b, activation)
