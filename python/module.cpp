@@ -45,6 +45,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   bind_epilogue(module);
   bind_hamming(module);
   bind_late_interaction(module);
+  bind_linear(module);
   bind_mih(module);
   bind_transport(module);
 }

@@ -15,5 +15,6 @@ void bind_diffusion(pybind11::module_& module);
 void bind_epilogue(pybind11::module_& module);
 void bind_hamming(pybind11::module_& module);
 void bind_late_interaction(pybind11::module_& module);
+void bind_linear(pybind11::module_& module);
 void bind_mih(pybind11::module_& module);
 void bind_transport(pybind11::module_& module);

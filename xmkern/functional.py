@@ -22,6 +22,7 @@ from xmkern._functional.epilogue import bias_activation, gated_activation, gated
 from xmkern._functional.hamming import hamming_distance, hamming_range, hamming_topk, pack_bits, unpack_bits
 from xmkern._functional.hashing import bitwise_max_margin, cosine_max_margin, hash_likelihood
 from xmkern._functional.late_interaction import late_interaction_info_nce, max_similarity
+from xmkern._functional.linear import linear
 from xmkern._functional.multi_positive import mil_nce, multi_positive_info_nce
 from xmkern._functional.norms import add_layer_norm, add_rms_norm, bias_dropout_add, sandwich_layer_norm
 from xmkern._functional.pooled_co_attention import alternating_co_attention, parallel_co_attention
@@ -57,6 +58,7 @@ __all__ = [
     "hash_likelihood",
     "info_nce",
     "late_interaction_info_nce",
+    "linear",
     "max_similarity",
     "merge_attention",
     "mil_nce",

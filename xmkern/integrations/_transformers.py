@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 from transformers.utils.output_capturing import _active_collector
 
-from xmkern._functional.linear import linear
-from xmkern.functional import add_layer_norm, add_rms_norm, attention, bias_activation, bias_dropout_add
+from xmkern.functional import add_layer_norm, add_rms_norm, attention, bias_activation, bias_dropout_add, linear
 from xmkern.masks import Mask, causal
 
 

@@ -8,6 +8,7 @@ from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.cross_attention import CrossAttention, GatedCrossAttention, SelfAttention
 from xmkern.nn.feed_forward import FeedForward
 from xmkern.nn.fusion import CoAttentionBlock, CrossModalityBlock
+from xmkern.nn.linear import Linear
 from xmkern.nn.losses import ClipLoss, SigLipLoss
 from xmkern.nn.swap import replace, restore
 from xmkern.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer
@@ -21,6 +22,7 @@ __all__ = [
     "FeedForward",
     "GatedCrossAttention",
     "KeyValueCache",
+    "Linear",
     "MultiheadAttention",
     "SelfAttention",
     "SigLipLoss",

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmkern import masks
-from xmkern._functional.linear import linear
-from xmkern.functional import attention
+from xmkern.functional import attention, linear
 
 
 class MultiheadAttention(nn.MultiheadAttention):

@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xmkern._functional.linear import linear
 from xmkern.biases import RelativeBias
-from xmkern.functional import add_layer_norm, bias_dropout_add, sandwich_layer_norm
+from xmkern.functional import add_layer_norm, bias_dropout_add, linear, sandwich_layer_norm
 from xmkern.masks import Mask
 from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.cross_attention import Context, CrossAttention, SelfAttention

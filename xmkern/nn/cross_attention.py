@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from xmkern import functional
-from xmkern._functional.linear import linear
 from xmkern.biases import RelativeBias
-from xmkern.functional import KeyValue, gated_residual
+from xmkern.functional import KeyValue, gated_residual, linear
 from xmkern.masks import Mask
 from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.feed_forward import FeedForward

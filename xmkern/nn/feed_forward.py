@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xmkern._functional.linear import linear
-from xmkern.functional import add_layer_norm, bias_activation, gated_activation
+from xmkern.functional import add_layer_norm, bias_activation, gated_activation, linear
 from xmkern.nn.linear import Linear
 
 # By name: the activation, and whether it gates (the hidden layer is then made twice as wide).

@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from xmkern._functional.linear import linear
+from xmkern.functional import linear
 
 
 class Linear(nn.Linear):
-    """torch.nn.Linear, with its parameters and state dict, whose product is made by whichever library is faster."""
+    """:class:`torch.nn.Linear`, with its constructor and state dict; see :func:`xmkern.functional.linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)

@@ -37,6 +37,7 @@ from xmkern.testing.strategies.hamming import (
     unpack_bits,
 )
 from xmkern.testing.strategies.late_interaction import late_interaction_info_nce, max_similarity
+from xmkern.testing.strategies.linear import linear
 from xmkern.testing.strategies.transport import optimal_transport_alignment
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "hash_likelihood",
     "info_nce",
     "late_interaction_info_nce",
+    "linear",
     "mask",
     "max_similarity",
     "mil_nce",

@@ -1,0 +1,142 @@
+// Columns of the right side are packed for as much of the depth as a cache holds, and stay there while the left side
+// passes by, a few rows at a time. Compiled once per instruction set (see core/capability.h): no standard-library code
+// in here.
+#include "core/blocks.h"
+#include "core/stream.h"
+#include "linear/kernels.h"
+
+namespace xmkern::XMKERN_CAPABILITY {
+namespace {
+
+using linear::Matrix;
+using linear::most_steps;
+using linear::Part;
+using linear::Product;
+
+// Rows of the left side at a time, in whole groups of a product and whole cache lines.
+constexpr int64_t group = 48;
+// Of the depth at a time: what a product reads of a panel, and its rows, are then in the first-level cache.
+constexpr int64_t stretch = 128;
+static_assert(stretch <= stride && group <= stride && stretch <= max_columns);
+
+struct Layout {
+  int64_t width, stride, passes, steps;  // of the columns, in whole vectors; from row to row of sums; of the depth
+
+  Layout(const Product& p, const Part& part)
+      : width(whole_vectors(part.column_end - part.column_begin)),
+        stride(width + 16),
+        passes(p.depth > most_steps ? (p.depth + most_steps - 1) / most_steps : 1),
+        steps(round_up((p.depth + passes - 1) / passes, stretch)) {
+    if (passes > 1) passes = (p.depth + steps - 1) / steps;
+  }
+  // Sums stay from pass to pass; with a single one only those of a group are kept.
+  int64_t sums(const Part& part) const { return stride * (passes > 1 ? part.row_end - part.row_begin : group); }
+};
+
+struct Memory {
+  float *panels, *left, *block, *sums;
+  int64_t bytes;
+
+  Memory(const Layout& layout, const Part& part, void* begin) {
+    Pieces pieces(begin);
+    panels = pieces.take<float>(Panels<float>::size(layout.steps, layout.width));
+    left = pieces.take<float>((group > stretch ? group : stretch) * stride);
+    block = pieces.take<float>(panel_width * stride);
+    sums = pieces.take<float>(layout.sums(part));
+    bytes = pieces.taken();
+  }
+};
+
+int64_t workspace(const Product& p, const Part& part) { return Memory(Layout(p, part), part, nullptr).bytes; }
+
+void pack_right(const Matrix& m, int64_t column, int64_t columns, int64_t step, const Panels<float>& out,
+                float* block) {
+  constexpr Dtype dtype = Dtype::float32;
+  if (m.transposed) {
+    for (int64_t k = 0; k < out.steps; k += panel_width) {
+      const int64_t count = lesser(panel_width, out.steps - k);
+      load_block<dtype>(m.data + (step + k) * m.stride + column, m.stride, count, columns, block);
+      pack(block, count, out, k);
+    }
+    return;
+  }
+  for (int64_t c = 0; c < columns; c += panel_width)
+    for (int64_t k = 0; k < out.steps; k += max_columns) {
+      const int64_t rows = lesser(panel_width, columns - c), count = lesser(max_columns, out.steps - k);
+      load_block<dtype>(m.data + (column + c) * m.stride + step + k, m.stride, rows, count, block);
+      pack_transposed(block, rows, out, c, k, count);
+    }
+}
+
+// Some rows of the left side from a step on.
+struct LeftRows {
+  const Matrix& m;
+  int64_t row, rows, step, steps;
+
+  const float* begin() const { return m.data + (m.transposed ? step * m.stride + row : row * m.stride + step); }
+  void load(float* block) const {
+    load_block<Dtype::float32>(begin(), m.stride, m.transposed ? steps : rows, m.transposed ? rows : steps, block);
+  }
+  void ask_for(Prefetcher& ahead) const {
+    constexpr int64_t size = sizeof(float);
+    ahead.add(begin(), m.stride * size, m.transposed ? steps : rows, (m.transposed ? rows : steps) * size);
+  }
+};
+
+void finish(const Product& p, const Part& part, int64_t row, const float* sums) {
+  const int64_t columns = part.column_end - part.column_begin;
+  float* out = p.out + row * p.columns + part.column_begin;
+  const float* bias = p.bias != nullptr ? p.bias + part.column_begin : nullptr;
+  int64_t c = 0;
+  for (; c + lanes <= columns; c += lanes) {
+    const Floats x = bias != nullptr ? load(sums + c) + load(bias + c) : load(sums + c);
+    if (part.streamed)
+      stream_floats<Dtype::float32>(out + c, x);
+    else
+      store(out + c, x);
+  }
+  for (; c < columns; ++c) out[c] = sums[c] + (bias != nullptr ? bias[c] : 0.0f);
+}
+
+void run(const Product& p, const Part& part, void* workspace) {
+  const Layout layout(p, part);
+  const Memory memory(layout, part, workspace);
+  const int64_t columns = part.column_end - part.column_begin;
+  for (int64_t pass = 0; pass < layout.passes; ++pass) {
+    const int64_t first = pass * layout.steps, end = lesser(first + layout.steps, p.depth);
+    const Panels<float> panels{memory.panels, end - first, layout.width};
+    pack_right(p.right, part.column_begin, columns, first, panels, memory.block);
+    for (int64_t row = part.row_begin; row < part.row_end; row += group) {
+      const int64_t rows = lesser(group, part.row_end - row);
+      float* sums = memory.sums + (layout.passes > 1 ? (row - part.row_begin) * layout.stride : 0);
+      for (int64_t step = first; step < end; step += stretch) {
+        const int64_t steps = lesser(stretch, end - step);
+        LeftRows{p.left, row, rows, step, steps}.load(memory.left);
+        Prefetcher ahead;
+        if (step + steps < end)
+          LeftRows{p.left, row, rows, step + steps, lesser(stretch, end - step - steps)}.ask_for(ahead);
+        else if (row + rows < part.row_end)
+          LeftRows{p.left, row + rows, lesser(group, part.row_end - row - rows), first, lesser(stretch, end - first)}
+              .ask_for(ahead);
+        const auto multiply_by = [&](auto transposed) {
+          multiply<Single, decltype(transposed)::value != 0>(static_cast<const float*>(memory.left), rows, panels,
+                                                             step - first, steps, 0, layout.width, sums, layout.stride,
+                                                             step > 0, ahead);
+        };
+        if (p.left.transposed)
+          multiply_by(Count<1>{});
+        else
+          multiply_by(Count<0>{});
+      }
+      if (pass + 1 == layout.passes)
+        for (int64_t r = 0; r < rows; ++r) finish(p, part, row + r, sums + r * layout.stride);
+    }
+  }
+}
+
+}  // namespace
+
+extern const linear::Kernel linear_product;
+const linear::Kernel linear_product = {workspace, run};
+
+}  // namespace xmkern::XMKERN_CAPABILITY

@@ -1,0 +1,147 @@
+"""The product of a linear layer, wherever it is computed."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import nn
+from torch.nn import functional as F
+
+import xmkern.functional as xf
+import xmkern.nn
+from xmkern import native
+from xmkern.ops.registry import ops
+from xmkern.testing import assert_matches_reference, strategies, threads
+
+
+def operands(rows, dtype=torch.float32, inner=256, outer=320):
+    torch.manual_seed(rows)
+    x, weight, bias = torch.randn(2, rows, inner), torch.randn(outer, inner), torch.randn(outer)
+    return {"x": x.to(dtype), "weight": weight.to(dtype), "bias": bias.to(dtype)}
+
+
+def graded(*args, **kwargs):
+    return {name: x.requires_grad_() for name, x in operands(*args, **kwargs).items()}
+
+
+def test_the_kernel_matches_the_reference(capability):
+    @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @given(strategies.linear())
+    def check(inputs):
+        assert_matches_reference("linear", inputs, backend="cpu")
+
+    check()
+
+
+# Several passes over the depth, rows that are cut between threads, and results that go past the caches.
+@pytest.mark.parametrize("sizes", [(150, 2500, 130), (4200, 40, 64), (2100, 64, 2048)])
+def test_large_sizes(sizes, capability):
+    rows, inner, outer = sizes
+    assert_matches_reference("linear", graded(rows, inner=inner, outer=outer), backend="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 40, 333])
+def test_value_and_gradients(rows, bias, dtype):
+    inputs = {name: x for name, x in graded(rows, dtype).items() if bias or name != "bias"}
+    assert_matches_reference(xf.linear, inputs, reference=F.linear)
+
+
+@pytest.mark.skipif(not native.cpu_capabilities(), reason="no native extension")
+def test_the_bits_do_not_depend_on_threads():
+    results = []
+    for count in (1, 2, 5):
+        x = graded(333)
+        with threads(count):
+            out = xf.linear(**x, backend="cpu")
+            results.append([out, *torch.autograd.grad(out.square().sum(), [*x.values()])[:2]])
+    for others in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
+
+
+@pytest.mark.skipif(native.cpu_capability() in (None, "baseline"), reason="torch serves")
+def test_who_serves():
+    x = graded(40)
+    assert "_Linear" in type(xf.linear(**x).grad_fn).__name__
+    for case in ({name: y.double() for name, y in x.items()}, graded(1, inner=8, outer=8)):
+        assert torch.equal(xf.linear(**case), F.linear(*case.values()))
+
+
+def test_only_what_is_asked_for_is_computed():
+    x, weight, bias = operands(40).values()
+    for wanted in (x, weight, bias):
+        wanted.requires_grad_()
+        (found,) = torch.autograd.grad(xf.linear(x, weight, bias).sum(), wanted)
+        (expected,) = torch.autograd.grad(F.linear(x, weight, bias).sum(), wanted)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        wanted.requires_grad_(False)
+
+
+def test_gradients_that_lie_otherwise():
+    x = graded(40)
+    for change in (torch.sum, lambda out: (out.transpose(0, 2) * torch.arange(2)).sum()):
+        found, expected = (
+            torch.autograd.grad(change(call(*x.values())), [*x.values()]) for call in (xf.linear, F.linear)
+        )
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gradient_is_differentiated():
+    x = graded(40)
+    found, expected = (
+        torch.autograd.grad(
+            torch.autograd.grad(call(*x.values()).square().sum(), x["x"], create_graph=True)[0].square().mean(),
+            [x["x"], x["weight"]],
+        )
+        for call in (xf.linear, F.linear)
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-2)
+
+
+def test_under_a_compiler_autocast_and_transforms():
+    layer, x = nn.Linear(256, 320), operands(40)["x"]
+    call = torch.compile(lambda x: xf.linear(x, layer.weight, layer.bias), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(call(x), layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert xf.linear(x, layer.weight, layer.bias).dtype == torch.bfloat16
+    for backend in ("auto", "cpu"):
+        if backend == "cpu" and native.why_missing():
+            continue
+        mapped = torch.func.vmap(lambda y, b=backend: xf.linear(y, layer.weight, layer.bias, backend=b))(x)
+        torch.testing.assert_close(mapped, layer(x))
+
+
+@pytest.mark.parametrize("name", ["linear", "linear_backward"])
+def test_the_operator_is_sound(name):
+    op = ops()[name]
+    torch.library.opcheck(op.overload, (*op.sample(), "auto"))
+
+
+WRONG = [
+    (lambda x, w, b: xf.linear(x, w[:, 1:], b), ValueError, r"weight must be \[M, N\] with N that of x \[..., N\]"),
+    (lambda x, w, b: xf.linear(x, w[0], b), ValueError, r"weight must be \[M, N\] .*, not \[256\]"),
+    (lambda x, w, b: xf.linear(x, w, b[1:]), ValueError, r"bias must be \[M\] = \[320\] .*, not \[319\]"),
+    (lambda x, w, b: xf.linear(x, w.double(), b), TypeError, "weight must be of torch.float32 as x is"),
+    (lambda x, w, b: xf.linear(x, w, b.to("meta")), ValueError, "bias must be on cpu as x is, not on meta"),
+    (lambda x, w, b: xf.linear(x, w, b, backend="gpu"), ValueError, "backend must be 'auto' or one of 'cpu', "),
+    (lambda x, w, b: xf.linear(x.half(), w.half(), backend="cpu"), ValueError, "the kernel takes float32, not"),
+    (lambda x, w, b: xf.linear(x, w, backend="onednn"), ValueError, "oneDNN is asked in bfloat16 only, not"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), WRONG)
+def test_a_wrong_argument_is_named(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call(*operands(40).values())
+
+
+def test_the_layer_is_torchs():
+    layer = xmkern.nn.Linear(256, 320, bias=False)
+    twin = nn.Linear(256, 320, bias=False)
+    twin.load_state_dict(layer.state_dict())
+    x = operands(40)["x"]
+    torch.testing.assert_close(layer(x), twin(x))
+
+

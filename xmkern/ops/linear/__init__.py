@@ -1,0 +1,5 @@
+"""The product of a linear layer, and its gradients. How it is computed is in README.md of this folder."""
+
+from xmkern.ops.linear.op import linear
+
+__all__ = ["linear"]
