@@ -1,9 +1,10 @@
 // Columns of the right side are packed for as much of the depth as a cache holds, and stay there while the left side
 // passes by, a few rows at a time. Compiled once per instruction set (see core/capability.h): no standard-library code
 // in here.
+#include "linear/kernels.h"
+
 #include "core/blocks.h"
 #include "core/stream.h"
-#include "linear/kernels.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
 namespace {

@@ -15,10 +15,10 @@ struct Matrix {
 // out[i][j] = bias[j] + sum over k of left[i][k] right[j][k]
 struct Product {
   int64_t rows, columns, depth;  // each at least 1
-  Matrix left;        // [rows, depth]
-  Matrix right;       // [columns, depth]
-  const float* bias;  // [columns], or null
-  float* out;         // [rows, columns], dense
+  Matrix left;                   // [rows, depth]
+  Matrix right;                  // [columns, depth]
+  const float* bias;             // [columns], or null
+  float* out;                    // [rows, columns], dense
 };
 
 void multiply(const Product& product, int threads);

@@ -143,5 +143,3 @@ def test_the_layer_is_torchs():
     twin.load_state_dict(layer.state_dict())
     x = operands(40)["x"]
     torch.testing.assert_close(layer(x), twin(x))
-
-

@@ -32,7 +32,8 @@ def test_a_transformer_there_and_back():
     before = copy.deepcopy(model)
     parameters = dict(model.named_parameters())
     changed = xnn.replace(model)
-    assert changed == {"MultiheadAttention": 6, "TransformerEncoderLayer": 2, "TransformerDecoderLayer": 2}
+    layers = {"TransformerEncoderLayer": 2, "TransformerDecoderLayer": 2, "Linear": 8}
+    assert changed == {"MultiheadAttention": 6, **layers}
     assert isinstance(model.decoder.layers[1].multihead_attn, xnn.MultiheadAttention)
     assert type(model.encoder.layers[0]) is xnn.TransformerEncoderLayer
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
@@ -54,7 +55,10 @@ def test_nothing_to_replace_is_an_error():
     class Own(nn.MultiheadAttention):
         pass
 
-    model = nn.Sequential(nn.Linear(2, 2), Own(8, 2))
+    class Projection(nn.Linear):
+        pass
+
+    model = nn.Sequential(Projection(2, 2), Own(8, 2))
     with pytest.raises(ValueError, match=r"Sequential has no layer of torch\.nn to replace"):
         xnn.replace(model)
     with pytest.raises(ValueError, match=r"Transformer has no layer of xmkern\.nn to replace"):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xmkern.nn.attention import MultiheadAttention
+from xmkern.nn.linear import Linear
 
 
 class TransformerEncoderLayer(nn.TransformerEncoderLayer):
@@ -18,6 +19,7 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.self_attn = MultiheadAttention.from_torch(self.self_attn)
+        self.linear1.__class__ = self.linear2.__class__ = Linear
 
     def forward(
         self,
@@ -69,3 +71,4 @@ class TransformerDecoderLayer(nn.TransformerDecoderLayer):
         super().__init__(*args, **kwargs)
         self.self_attn = MultiheadAttention.from_torch(self.self_attn)
         self.multihead_attn = MultiheadAttention.from_torch(self.multihead_attn)
+        self.linear1.__class__ = self.linear2.__class__ = Linear
