@@ -8,6 +8,7 @@ from torch import Tensor
 from xmkern import native
 from xmkern.ops.attention.layout import empty_like_query, strides_of
 from xmkern.ops.dropout import native_dropout
+from xmkern.ops.fresh import fresh
 
 MAX_DEPTH = 256
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -38,7 +39,7 @@ def attention(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     batches, heads, queries, _ = query.shape
-    out = empty_like_query(query, value.size(3))
+    out = fresh(empty_like_query(query, value.size(3)))
     lse = torch.empty(batches, heads, queries, dtype=torch.float32, device="cpu")
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
     native.module().attention.forward((call,), torch.get_num_threads())
@@ -63,7 +64,7 @@ def attention_backward(
     seed: Tensor | None,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = [empty_like_query(x, x.shape[3]) for x in (query, key, value)]
+    grads = [fresh(empty_like_query(x, x.shape[3])) for x in (query, key, value)]
     grad_bias = bias_gradient_like(bias, bias_grad)
     call, kept = _call(query, key, value, out, lse, mask, mask_tensors, bias, buckets, scale, dropout_p, seed)
     source = source_gradient(grads[1], grads[2], grad_bias, buckets)

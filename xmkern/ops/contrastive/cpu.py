@@ -5,6 +5,7 @@ from torch import Tensor
 
 from xmkern import native
 from xmkern.ops.contrastive.reference import KINDS
+from xmkern.ops.fresh import fresh
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _LANES = 16
@@ -132,7 +133,7 @@ def similarity_loss(
     call = (addresses(x, x_side), addresses(y, y_side), numbers(x, kind, columns, related), float(bias), weight)
     if native.module().contrastive.can_be_kept(x.shape[0], y.shape[0]):
         wanted = ((x, x_grad), (y, y_grad))
-        grads = [torch.empty(each.shape if want else 0, dtype=x.dtype, device="cpu") for each, want in wanted]
+        grads = [fresh(torch.empty(each.shape if want else 0, dtype=x.dtype, device="cpu")) for each, want in wanted]
         grad_scales = [torch.empty_like(x_scale), torch.empty_like(y_scale)]
         loss, grad_bias = native.module().contrastive.whole_loss(
             *call,

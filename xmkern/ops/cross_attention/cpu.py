@@ -9,6 +9,7 @@ from xmkern import native
 from xmkern.ops.attention import cpu
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.cross_attention.problem import Problem, problems
+from xmkern.ops.fresh import fresh
 
 
 def refuses(
@@ -28,7 +29,7 @@ def cross_attention(*args: Any) -> list[Tensor]:
     outs, lses, calls, kept = [], [], [], []
     for problem in problems(*args):
         query = problem.query
-        outs.append(empty_like_query(query, problem.sources[0].value.size(3)))
+        outs.append(fresh(empty_like_query(query, problem.sources[0].value.size(3))))
         lses.append(torch.empty(query.shape[:3], dtype=torch.float32, device="cpu"))
         call, keep = _call(problem, outs[-1], lses[-1], args[9])
         calls.append(call)
@@ -50,7 +51,7 @@ def cross_attention_backward(
     *rest, bias_grads = rest  # type: ignore[assignment]
     biases, buckets, dropout_p = rest[3], rest[4], rest[6]
     grad_queries, grad_keys, grad_values = (
-        [empty_like_query(x, x.size(3)) for x in given] for given in (queries, keys, values)
+        [fresh(empty_like_query(x, x.size(3))) for x in given] for given in (queries, keys, values)
     )
     grad_biases = [cpu.bias_gradient_like(bias, wanted) for bias, wanted in zip(biases, bias_grads, strict=True)]
     sources = list(map(cpu.source_gradient, grad_keys, grad_values, grad_biases, buckets))

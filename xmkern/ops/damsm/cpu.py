@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from xmkern import native
+from xmkern.ops.fresh import fresh
 
 MAX_SIZE = 2048
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -38,7 +39,7 @@ def word_region_cosines_backward(
     norms: Tensor,
     gamma1: float,
 ) -> tuple[Tensor, Tensor]:
-    grads = [torch.empty(x.shape, dtype=x.dtype, device="cpu") for x in (words, regions)]
+    grads = [fresh(torch.empty(x.shape, dtype=x.dtype, device="cpu")) for x in (words, regions)]
     grad_cosines, cosines, norms = grad_cosines.contiguous(), cosines.contiguous(), norms.contiguous()
     call, kept = _call(words, regions, lengths, cosines, norms, gamma1)
     native.module().damsm.backward(
