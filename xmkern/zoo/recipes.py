@@ -88,12 +88,12 @@ RECIPES: dict[str, Recipe] = {
     "df_gan": Recipe(
         "text_to_image",
         margin=0.03,
-        steps=800,
-        batch=16,
-        rate=1e-4,
+        steps=540,
+        batch=32,
+        rate=3e-4,
         weight_decay=0.0,
         betas=(0.0, 0.9),
-        paces={"discriminator": 40.0, "sentence": 20.0, "regions": 20.0},
+        paces={"discriminator": 8.0, "sentence": 16.0, "regions": 16.0},
     ),
     "gan": Recipe(
         "pictures", margin=1.0, steps=800, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98), paces={"generator": 10.0}
