@@ -103,11 +103,12 @@ class Dalle(nn.Module):
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Of words and codes after ``words`` int64 [B, T], and of the VQ-VAE, on ``pictures`` [B, 3, H, W]."""
         pictures, words = batch["pictures"], batch["words"]
-        codes = self.codec.encode(pictures).flatten(1)
+        coded = self.codec(pictures)
+        codes = coded.codes.flatten(1)
         out, share = self(words, codes), self.config.text_share
         of_words = F.cross_entropy(out.words.flatten(0, 1), words[:, 1:].flatten(), ignore_index=PAD)
         of_codes = F.cross_entropy(out.codes.flatten(0, 1), codes.flatten())
-        return share * of_words + (1 - share) * of_codes + self.codec.loss(batch)
+        return share * of_words + (1 - share) * of_codes + self.codec.error(coded, pictures)
 
     def log_likelihood(self, pictures: Tensor, words: Tensor) -> Tensor:
         """[B, 3, H, W] and int64 [B, T] -> [B], of the picture's codes after the words"""

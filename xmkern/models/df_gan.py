@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xmkern.models.parts.adversarial import gradient_norms, held, noise
 from xmkern.models.parts.damsm import RegionEncoder, SentenceEncoder, matching_loss
+from xmkern.models.parts.layout import by_place
 from xmkern.models.parts.unet import resized
 from xmkern.models.registry import register
 
@@ -19,8 +20,10 @@ from xmkern.models.registry import register
 class DfGanConfig:
     """Of CUB birds; ``region_width``, ``halvings``: of the network that teaches the sentence encoder.
 
-    ``contrast``: of the pictures that the networks know; below 1, pure white asks no tanh for infinity, from where no
-    gradient leads back.
+    ``norm``: whether sentences have mean 0 and deviation 1 before they steer: those of an encoder that began to learn
+    a moment ago are small beside the noise. ``black``, ``white``: what the networks take them for. Where most of a
+    picture is white, this is best in the middle of tanh: at its end no gradient leads back, and a generator without
+    norms gets there within a hundred steps.
     """
 
     size: int = 256
@@ -33,7 +36,9 @@ class DfGanConfig:
     halvings: int = 4
     penalty: float = 2.0
     power: float = 6.0
-    contrast: float = 1.0
+    norm: bool = False
+    black: float = -1.0
+    white: float = 1.0
 
 
 class DfGanOutput(NamedTuple):
@@ -51,7 +56,7 @@ class DfGanOutput(NamedTuple):
 @register(
     section="G",
     paper="Tao et al., DF-GAN: A Simple and Effective Baseline for Text-to-Image Synthesis, CVPR 2022",
-    tiny=DfGanConfig(32, 32, 16, 2048, 64, 64, 32, 2, contrast=0.8),
+    tiny=DfGanConfig(32, 16, 16, 2048, 64, 64, 32, 2, norm=True, black=-0.8, white=0.0),
     full=DfGanConfig(),
     kernels=("word_region_cosines", "similarity_loss"),
     parameters=18_734_593,
@@ -77,33 +82,34 @@ class DfGan(nn.Module):
         self.regions = RegionEncoder(c.dim, c.region_width, c.halvings)
         self.generator = Generator(c, [(b, a) for a, b in reversed(pairs)])
         self.discriminator = Discriminator(c, pairs)
+        self.norm = nn.BatchNorm1d(c.dim, affine=False) if c.norm else nn.Identity()
 
     def forward(self, words: Tensor, z: Tensor) -> DfGanOutput:
         """int64 [B, T] and [B, Z]"""
-        sentence = self.sentence(words).whole
+        sentence = self.norm(self.sentence(words).whole)
         pictures = self.generator(z, sentence)
-        return DfGanOutput(pictures, self.discriminator(pictures, sentence))
+        return DfGanOutput(pictures, *self.discriminator(pictures, sentence))
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Of both sides, each with the other held, and of the encoders: ``pictures`` [B, 3, H, W], ``words`` [B, T]."""
         c, words = self.config, batch["words"]
-        real = batch["pictures"] * c.contrast
+        real = c.black + (batch["pictures"] + 1) / 2 * (c.white - c.black)
         encoded = self.sentence(words)
         loss = matching_loss(words, encoded, self.regions(real), batch["ids"])
-        real, sentence = real.detach().requires_grad_(), encoded.whole.detach().requires_grad_()
-        drawn = self.generator(noise(len(real), c.noise, real), sentence.detach())
-        fits = self.discriminator(real, sentence)
-        drawn_fits = self.discriminator(drawn.detach(), sentence.detach())
-        other_fits = self.discriminator(real.detach().roll(1, 0), sentence.detach())
+        sentence = self.norm(encoded.whole.detach())
+        drawn, other = self.generator(noise(len(real), c.noise, real), sentence), sentence.roll(1, 0)
+        (drawn_fits,) = self.discriminator(drawn.detach(), sentence)
+        loss = loss - held(self.discriminator, drawn, sentence)[0].mean()
+        real, sentence = real.detach().requires_grad_(), sentence.detach().requires_grad_()
+        fits, other_fits = self.discriminator(real, sentence, other)
         loss = loss + F.relu(1 - fits).mean() + (F.relu(1 + drawn_fits).mean() + F.relu(1 + other_fits).mean()) / 2
-        loss = loss + c.penalty * (gradient_norms(fits, real, sentence) ** c.power).mean()
-        return loss - held(self.discriminator, drawn, sentence.detach()).mean()
+        return loss + c.penalty * (gradient_norms(fits, real, sentence) ** c.power).mean()
 
     def draw(self, words: Tensor, seed: int = 0) -> Tensor:
         """int64 [N, T] -> [N, 3, H, W]"""
-        sentence = self.sentence(words).whole
-        pictures = self.generator(noise(len(words), self.config.noise, sentence, seed), sentence)
-        return (pictures / self.config.contrast).clamp(-1, 1)
+        c, sentence = self.config, self.norm(self.sentence(words).whole)
+        pictures = self.generator(noise(len(words), c.noise, sentence, seed), sentence)
+        return ((pictures - c.black) / (c.white - c.black) * 2 - 1).clamp(-1, 1)
 
 
 class Generator(nn.Module):
@@ -116,7 +122,7 @@ class Generator(nn.Module):
         self.out = nn.Conv2d(pairs[-1][1], 3, 3, padding=1)
 
     def forward(self, z: Tensor, sentence: Tensor) -> Tensor:
-        x, condition = self.first(z).unflatten(1, (-1, 4, 4)), torch.cat([z, sentence], 1)
+        x, condition = by_place(self.first(z).unflatten(1, (-1, 4, 4))), torch.cat([z, sentence], 1)
         for block in self.blocks:
             x = block(resized(x, 2), condition)
         return self.out(F.leaky_relu(x, 0.2)).tanh()
@@ -161,7 +167,7 @@ class Affine(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """[B, 3, H, W] and [B, D] -> [B], greater where they fit"""
+    """[B, 3, H, W] and sentences [B, D] -> for each of these [B], greater where they fit"""
 
     def __init__(self, c: DfGanConfig, pairs: list[tuple[int, int]]) -> None:
         super().__init__()
@@ -175,9 +181,9 @@ class Discriminator(nn.Module):
             nn.Flatten(0),
         )
 
-    def forward(self, pictures: Tensor, sentence: Tensor) -> Tensor:
-        x = self.blocks(self.first(pictures))
-        return self.joint(torch.cat([x, sentence[..., None, None].expand(-1, -1, *x.shape[2:])], 1))
+    def forward(self, pictures: Tensor, *sentences: Tensor) -> list[Tensor]:
+        x = self.blocks(self.first(by_place(pictures)))
+        return [self.joint(torch.cat([x, each[..., None, None].expand(-1, -1, *x.shape[2:])], 1)) for each in sentences]
 
 
 class DownBlock(nn.Module):

@@ -44,7 +44,7 @@ class GptOutput(NamedTuple):
 @register(
     section="E",
     paper="Brown et al., Language Models are Few-Shot Learners, NeurIPS 2020",
-    tiny=GptConfig(vocabulary=128, length=112, dim=128, depth=4, heads=4, band=24, dropout=0.1),
+    tiny=GptConfig(vocabulary=128, length=64, dim=128, depth=4, heads=4, band=24, dropout=0.1),
     full=GptConfig(),
     kernels=("attention",),
     parity="transformers.GPT2Model",

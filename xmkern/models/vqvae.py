@@ -110,7 +110,10 @@ class VqVae(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """|x - rebuilt x|^2 + |sg(z) - e|^2 + commitment |z - sg(e)|^2 of ``pictures`` [B, 3, H, W], means."""
-        out = self(batch["pictures"])
+        return self.error(self(batch["pictures"]), batch["pictures"])
+
+    def error(self, out: VqVaeOutput, pictures: Tensor) -> Tensor:
+        """The loss of what came out for pictures [B, 3, H, W]."""
         moved = F.mse_loss(out.quantized, out.encoded.detach())
         kept = F.mse_loss(out.encoded, out.quantized.detach())
-        return F.mse_loss(out.pictures, batch["pictures"]) + moved + self.config.commitment * kept
+        return F.mse_loss(out.pictures, pictures) + moved + self.config.commitment * kept

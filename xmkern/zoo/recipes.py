@@ -59,7 +59,7 @@ RECIPES: dict[str, Recipe] = {
     # C and D, transformer encoders
     "align": Recipe("retrieval", margin=0.10, steps=300, batch=128),
     "clip": Recipe("retrieval", margin=0.10, steps=280, batch=128),
-    "cots": Recipe("retrieval", margin=0.10, steps=500, batch=96),
+    "cots": Recipe("retrieval", margin=0.10, steps=420, batch=96),
     "filip": Recipe("retrieval", margin=0.10, steps=300, batch=128),
     "lxmert": Recipe("questions", margin=0.10, steps=800, batch=64),
     "uniter": Recipe("questions", margin=0.10, steps=800, batch=64),
@@ -68,9 +68,9 @@ RECIPES: dict[str, Recipe] = {
     "vilt": Recipe("questions", margin=0.10, steps=400, batch=64),
     "visualbert": Recipe("questions", margin=0.10, steps=800, batch=64),
     # E. Decoders and encoder-decoders
-    "dalle": Recipe("likelihood", margin=0.03, steps=500),
+    "dalle": Recipe("likelihood", margin=0.03, steps=380, batch=48, rate=1.5e-3),
     "git": Recipe("captions", margin=0.05, steps=700),
-    "gpt": Recipe("translation", margin=0.10, steps=500),
+    "gpt": Recipe("translation", margin=0.10, steps=480, rate=2e-3),
     "unified_vlp": Recipe("captions", margin=0.05, steps=800),
     "vl_t5": Recipe("captions", margin=0.05, steps=800),
     "vqvae": Recipe("reconstruction", margin=0.50, steps=800),
@@ -88,16 +88,16 @@ RECIPES: dict[str, Recipe] = {
     "df_gan": Recipe(
         "text_to_image",
         margin=0.03,
-        steps=800,
-        batch=16,
-        rate=1e-4,
+        steps=540,
+        batch=32,
+        rate=3e-4,
         weight_decay=0.0,
         betas=(0.0, 0.9),
-        paces={"discriminator": 40.0, "sentence": 20.0, "regions": 20.0},
+        paces={"discriminator": 8.0, "sentence": 16.0, "regions": 16.0},
     ),
     "gan": Recipe(
         "pictures", margin=1.0, steps=800, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98), paces={"generator": 10.0}
     ),
-    "glide": Recipe("text_to_image", margin=0.03, steps=900, batch=32, rate=2e-3, weight_decay=0.01),
+    "glide": Recipe("text_to_image", margin=0.03, steps=550, batch=32, rate=2e-3, weight_decay=0.01),
     "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }

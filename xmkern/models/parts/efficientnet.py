@@ -6,6 +6,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xmkern.models.parts.layout import by_place
+
 _EPS = 1e-3
 _STEM = 32
 
@@ -100,4 +102,4 @@ class EfficientNet(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W], sides multiples of 32 -> [B, channels, H / 32, W / 32]"""
-        return self.blocks(self.stem(pictures))
+        return self.blocks(self.stem(by_place(pictures)))

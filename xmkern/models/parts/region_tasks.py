@@ -78,7 +78,9 @@ def region_labels(regions: Tensor) -> RegionLabels:
     """Of regions [B, R, 3 P] that are pixels in -1 to 1, as those of :func:`grid_regions` are."""
     levels = ((regions.unflatten(-1, (3, -1)) + 1) * 1.5).long().clamp(0, 2)
     colours = levels[:, :, 0] * 9 + levels[:, :, 1] * 3 + levels[:, :, 2]
-    classes = F.one_hot(colours, COLOURS).float().mean(2)
+    counts = torch.zeros(*colours.shape[:2], COLOURS, device=colours.device)
+    counts.scatter_add_(2, colours, counts.new_ones(()).expand(colours.shape))
+    classes = counts / colours.shape[2]
     filled = 1 - classes[:, :, _WHITE]
     return RegionLabels(classes, (filled * FULLNESS).long().clamp(max=FULLNESS - 1))
 

@@ -24,7 +24,7 @@ class Translation(Task):
     metric = "letter accuracy"
     baseline = "letters by threes"
 
-    def __init__(self, seed: int = 0, *, length: int = 112, **task: Any) -> None:
+    def __init__(self, seed: int = 0, *, length: int = 64, **task: Any) -> None:
         super().__init__(seed, languages=("de", "en"), **task)
         pairs = [f"{a}{ARROW}{b}".lower() for a, b in zip(*(self.data.names[i] for i in ("de", "en")), strict=True)]
         letters = sorted(set("".join(pairs[row] for row in self.train_rows)))
