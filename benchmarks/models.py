@@ -155,8 +155,8 @@ PARTS = {
         "xmkern::cross_attention_backward",
     ),
     "products": (
-        "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "aten::mkldnn_convolution",
-        "aten::convolution_backward",
+        "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "xmkern::linear", "xmkern::linear_backward",
+        "aten::mkldnn_convolution", "aten::convolution_backward",
     ),
 }  # fmt: skip
 
