@@ -18,6 +18,7 @@ def test_sentences_go_there_and_back() -> None:
     assert (encoded[:, 4:] == PAD).all()
     assert encoded[1, 1] == UNKNOWN
     assert vocabulary.decode(encoded[0]) == "green pear"
+    assert vocabulary.decode([*encoded[0][:2], len(vocabulary), END]) == "green"
     assert vocabulary.encode(["red apple green"], 2, ends=False).tolist() == [[6, 5]]  # the commonest come first
 
 

@@ -61,11 +61,12 @@ class Vocabulary:
         return out
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """The words up to END, parted by spaces; special numbers are left out."""
+        """The words up to END, parted by spaces; special numbers are left out, and those behind the last word, which a
+        model may write whose vocabulary has room to spare."""
         words = []
         for number in numbers:
             if number == END:
                 break
-            if number >= SPECIAL:
+            if SPECIAL <= number < SPECIAL + len(self.words):
                 words.append(self.words[number - SPECIAL])
         return " ".join(words)

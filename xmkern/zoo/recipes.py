@@ -79,12 +79,12 @@ RECIPES: dict[str, Recipe] = {
     "duda": Recipe("changes", margin=1.0, steps=600),
     "hiecoatt": Recipe("questions", margin=0.10, steps=800),
     "oda": Recipe("questions", margin=0.10, steps=800),
-    "s2vt": Recipe("clips", margin=1.0, steps=700, batch=32),
+    "s2vt": Recipe("clips", margin=1.0, steps=900, batch=32),
     # G. Generation
     "attngan": Recipe(
         "text_to_image", margin=0.03, steps=700, rate=1e-3, weight_decay=0.0, betas=(0.5, 0.98), batch=32
     ),
-    "ddpm": Recipe("pictures", margin=1.0, steps=800, batch=32, rate=2e-3, weight_decay=0.01),
+    "ddpm": Recipe("pictures", margin=1.0, steps=700, batch=32, rate=2e-3, weight_decay=0.01),
     "df_gan": Recipe(
         "text_to_image",
         margin=0.03,
@@ -99,5 +99,5 @@ RECIPES: dict[str, Recipe] = {
         "pictures", margin=1.0, steps=800, rate=2e-4, weight_decay=0.0, betas=(0.5, 0.98), paces={"generator": 10.0}
     ),
     "glide": Recipe("text_to_image", margin=0.03, steps=550, batch=32, rate=2e-3, weight_decay=0.01),
-    "wgan_gp": Recipe("pictures", margin=1.0, steps=600, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
+    "wgan_gp": Recipe("pictures", margin=1.0, steps=540, batch=32, rate=1e-3, weight_decay=0.0, betas=(0.0, 0.9)),
 }
