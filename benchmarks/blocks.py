@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measure import RESULTS, alternate, write_rows
+from benchmarks.measure import PRODUCTS, RESULTS, alternate, write_rows
 from xmkern import masks
 from xmkern.nn import CoAttentionBlock, CrossModalityBlock, TransformerBlock
 
@@ -31,9 +31,6 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout_p: flo
     return F.scaled_dot_product_attention(q, k, v, visible, dropout_p)
 
 
-PRODUCTS = (
-    "aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise", "xmkern::linear", "xmkern::linear_backward",
-)  # fmt: skip
 PEERS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa}
 
 
@@ -171,7 +168,7 @@ def shares(call: Callable[[], Any], rounds: int = 10) -> dict[str, float]:
     parts = {"products": 0.0, "attention": 0.0, "epilogue": 0.0, "rest": 0.0}
     for event in seen.key_averages():
         name = event.key
-        if name in PRODUCTS:
+        if name in (*PRODUCTS, "aten::bmm"):
             part = "products"
         elif name.startswith("xmkern::"):
             part = "attention" if "attention" in name else "epilogue"

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 import xmkern.functional as xf
 from benchmarks.measure import RESULTS, alternate, write_rows
+from xmkern.ops.linear import onednn
 from xmkern.testing import assert_matches_reference
 
+CALLED = ("xmkern", "torch", "onednn")
 PASSES = ("forward", "forward + backward")
 
 
@@ -35,10 +37,6 @@ CASES = [
 ]
 
 
-def onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
 class Contest:
     """One layer: the inputs, and who multiplies them."""
 
@@ -52,14 +50,14 @@ class Contest:
         """Raises AssertionError unless our values and gradients are right, and the peer computes the same."""
         inputs = dict(zip(("x", "weight", "bias"), (x.clone().requires_grad_() for x in self.inputs), strict=True))
         assert_matches_reference("linear", inputs, backend="cpu")
-        torch.testing.assert_close(onednn(*self.inputs), F.linear(*self.inputs), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(onednn.linear(*self.inputs), F.linear(*self.inputs), rtol=1e-4, atol=1e-3)
 
     def calls(self, which: str) -> dict[str, Callable[[], Any]]:
         ours = partial(xf.linear, backend="cpu")
         if which == "forward":
             return {
                 name: partial(call, *self.inputs)
-                for name, call in (("xmkern", ours), ("torch", F.linear), ("onednn", onednn))
+                for name, call in (("xmkern", ours), ("torch", F.linear), ("onednn", onednn.linear))
             }
         graded = [x.clone().requires_grad_() for x in self.inputs]
 
@@ -86,12 +84,12 @@ def rows() -> list[dict[str, Any]]:
                     "shape": f"{case.rows} {case.inner} {case.outer}",
                     "dtype": "float32",
                     "pass": which,
-                    **{f"{name}_ms": round(1e3 * times[name], 3) if name in times else "" for name in _PEERS},
+                    **{f"{name}_ms": round(1e3 * times[name], 3) if name in times else "" for name in CALLED},
                     "ratio": round(times["torch"] / times["xmkern"], 2),
                     "ratio_to_better": round(peer / times["xmkern"], 2),
                     **{
                         f"{name}_gflops": round(contest.flops(which) / times[name] / 1e9) if name in times else ""
-                        for name in _PEERS
+                        for name in CALLED
                     },
                 }
             )
@@ -99,14 +97,11 @@ def rows() -> list[dict[str, Any]]:
     return out
 
 
-_PEERS = ("xmkern", "torch", "onednn")
-
-
 def table(measured: list[dict[str, Any]]) -> str:
     """A line a layer and pass; the ratio is to torch."""
     lines = ["| | rows, inner, outer | pass | xmkern | torch | oneDNN |", "| --- | --- | --- | ---: | ---: | ---: |"]
     for r in measured:
-        rates = [f"{r[f'{name}_gflops']} GFLOP/s" if r[f"{name}_gflops"] else "" for name in _PEERS]
+        rates = [f"{r[f'{name}_gflops']} GFLOP/s" if r[f"{name}_gflops"] else "" for name in CALLED]
         rates[1] += f" **{float(r['ratio']):.2f}x**"
         lines.append(f"| {r['case']} | {r['shape'].replace(' ', ', ')} | {r['pass']} | {' | '.join(rates)} |")
     return "\n".join(lines)

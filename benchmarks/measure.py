@@ -16,6 +16,9 @@ import xmkern
 
 RESULTS = Path(__file__).parent / "results"
 
+# What a profiler calls the products of linear layers, whoever computes them.
+PRODUCTS = ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "xmkern::linear", "xmkern::linear_backward")
+
 # Seconds of rest before a burst. The threads that an OpenMP runtime has just used go on spinning for a while (up to
 # nine milliseconds were seen), and FAISS brings a runtime of its own: they would take the cores from whoever is next.
 _REST = 0.02

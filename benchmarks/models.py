@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import xmkern.diffusion as schedulers
-from benchmarks.measure import RESULTS, alternate, write_rows
+from benchmarks.measure import PRODUCTS, RESULTS, alternate, write_rows
 from xmkern.integrations import diffusers as in_diffusers
 from xmkern.integrations import transformers as in_transformers
 
@@ -154,10 +154,7 @@ PARTS = {
         "xmkern::attention", "xmkern::attention_backward", "xmkern::cross_attention",
         "xmkern::cross_attention_backward",
     ),
-    "products": (
-        "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "xmkern::linear", "xmkern::linear_backward",
-        "aten::mkldnn_convolution", "aten::convolution_backward",
-    ),
+    "products": (*PRODUCTS, "aten::mkldnn_convolution", "aten::convolution_backward"),
 }  # fmt: skip
 
 

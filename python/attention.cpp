@@ -29,11 +29,6 @@ using SourceGradientNumbers = std::tuple<OperandNumbers, OperandNumbers, int, st
 // Operand of the output's gradient, address of that of lse, operand of query's; sources.
 using GradientNumbers = std::tuple<OperandNumbers, int64_t, OperandNumbers, std::vector<SourceGradientNumbers>>;
 
-template <class T>
-T* at(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<Address>(address));
-}
-
 Operand operand(const OperandNumbers& n) { return {at<void>(n[0]), n[1], n[2], n[3]}; }
 
 // The problems of a call, and the memory that they point into besides its arguments.

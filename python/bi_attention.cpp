@@ -13,11 +13,6 @@ namespace {
 // Address, then strides of batch, head and row.
 using OperandNumbers = std::array<int64_t, 4>;
 
-template <class T>
-T* at(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<Address>(address));
-}
-
 Operand operand(const OperandNumbers& n) { return {at<void>(n[0]), n[1], n[2], n[3]}; }
 
 // Of x, value and out; then how many, the depth of the values, and the addresses of mask and lse.

@@ -11,11 +11,6 @@ using namespace xmkern::contrastive;
 
 namespace {
 
-template <class T>
-T* at(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<Address>(address));
-}
-
 // Address, count, stride; addresses of scale, ids, groups and offset.
 using SideNumbers = std::array<int64_t, 7>;
 // x, y; depth, dtype, kind, whether columns are reduced; address and row stride of the relevance; bias.

@@ -12,11 +12,6 @@ namespace {
 // Address, then strides of item and row.
 using OperandNumbers = std::array<int64_t, 3>;
 
-template <class T>
-T* at(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<Address>(address));
-}
-
 Operand operand(const OperandNumbers& n) { return {at<void>(n[0]), n[1], n[2]}; }
 
 Problem problem(const std::array<int64_t, 5>& shape, int dtype, float gamma1, const OperandNumbers& words,

@@ -14,11 +14,6 @@ using RowNumbers = std::array<int64_t, 3>;     // address, stride, dtype
 using VectorNumbers = std::array<int64_t, 3>;  // address, dtype, whether it is one number
 using DropoutNumbers = std::tuple<uint32_t, uint64_t, float>;
 
-template <class T>
-T* at(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<Address>(address));
-}
-
 Rows rows(const RowNumbers& n) { return {at<void>(n[0]), n[1], static_cast<xmkern::Dtype>(n[2])}; }
 Numbers numbers(const VectorNumbers& n) { return {at<void>(n[0]), static_cast<xmkern::Dtype>(n[1]), n[2] != 0}; }
 

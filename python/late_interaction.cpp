@@ -14,11 +14,6 @@ using SideNumbers = std::array<int64_t, 6>;
 // Addresses of scores and winners.
 using ScoreNumbers = std::array<int64_t, 2>;
 
-template <class T>
-T* at(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<Address>(address));
-}
-
 Side side(const SideNumbers& n) { return {at<void>(n[0]), n[1], n[2], n[3], n[4], at<uint8_t>(n[5])}; }
 Scores scores(const ScoreNumbers& n) { return {at<float>(n[0]), at<void>(n[1])}; }
 

@@ -12,9 +12,7 @@ namespace {
 // Address, stride, whether it is transposed.
 using MatrixNumbers = std::array<int64_t, 3>;
 
-const float* at(int64_t address) { return reinterpret_cast<const float*>(static_cast<Address>(address)); }
-
-Matrix matrix(const MatrixNumbers& n) { return {at(n[0]), n[1], n[2] != 0}; }
+Matrix matrix(const MatrixNumbers& n) { return {at<float>(n[0]), n[1], n[2] != 0}; }
 
 }  // namespace
 
@@ -24,6 +22,6 @@ void bind_linear(py::module_& module) {
   linear.def("multiply", [](int64_t rows, int64_t columns, int64_t depth, const MatrixNumbers& left,
                             const MatrixNumbers& right, int64_t bias, int64_t out, int threads) {
     py::gil_scoped_release release;
-    multiply({rows, columns, depth, matrix(left), matrix(right), at(bias), const_cast<float*>(at(out))}, threads);
+    multiply({rows, columns, depth, matrix(left), matrix(right), at<float>(bias), at<float>(out)}, threads);
   });
 }

@@ -7,6 +7,12 @@
 
 using Address = std::uintptr_t;
 
+// What lies at an address among other numbers.
+template <class T>
+inline T* at(std::int64_t address) {
+  return reinterpret_cast<T*>(static_cast<Address>(address));
+}
+
 void bind_attention(pybind11::module_& module);
 void bind_bi_attention(pybind11::module_& module);
 void bind_contrastive(pybind11::module_& module);

@@ -21,14 +21,14 @@ constexpr int64_t stretch = 128;
 static_assert(stretch <= stride && group <= stride && stretch <= max_columns);
 
 struct Layout {
-  int64_t width, stride, passes, steps;  // of the columns, in whole vectors; from row to row of sums; of the depth
+  int64_t width, stride;  // of the columns, in whole vectors; from row to row of sums
+  int64_t steps, passes;  // of the depth, in passes as equal as can be
 
   Layout(const Product& p, const Part& part)
-      : width(whole_vectors(part.column_end - part.column_begin)),
-        stride(width + 16),
-        passes(p.depth > most_steps ? (p.depth + most_steps - 1) / most_steps : 1),
-        steps(round_up((p.depth + passes - 1) / passes, stretch)) {
-    if (passes > 1) passes = (p.depth + steps - 1) / steps;
+      : width(whole_vectors(part.column_end - part.column_begin)), stride(width + 16) {
+    const int64_t least = (p.depth + most_steps - 1) / most_steps;
+    steps = round_up((p.depth + least - 1) / least, stretch);
+    passes = (p.depth + steps - 1) / steps;
   }
   // Sums stay from pass to pass; with a single one only those of a group are kept.
   int64_t sums(const Part& part) const { return stride * (passes > 1 ? part.row_end - part.row_begin : group); }
@@ -74,13 +74,15 @@ struct LeftRows {
   const Matrix& m;
   int64_t row, rows, step, steps;
 
+  // As they lie in memory: so many lines of so many numbers.
   const float* begin() const { return m.data + (m.transposed ? step * m.stride + row : row * m.stride + step); }
-  void load(float* block) const {
-    load_block<Dtype::float32>(begin(), m.stride, m.transposed ? steps : rows, m.transposed ? rows : steps, block);
-  }
+  int64_t lines() const { return m.transposed ? steps : rows; }
+  int64_t numbers() const { return m.transposed ? rows : steps; }
+
+  void load(float* block) const { load_block<Dtype::float32>(begin(), m.stride, lines(), numbers(), block); }
   void ask_for(Prefetcher& ahead) const {
     constexpr int64_t size = sizeof(float);
-    ahead.add(begin(), m.stride * size, m.transposed ? steps : rows, (m.transposed ? rows : steps) * size);
+    ahead.add(begin(), m.stride * size, lines(), numbers() * size);
   }
 };
 

@@ -113,6 +113,18 @@ def test_under_a_compiler_autocast_and_transforms():
         torch.testing.assert_close(mapped, layer(x))
 
 
+def test_what_torch_alone_can_read():
+    x, weight, bias = operands(40).values()
+    on_meta = xf.linear(*(each.to("meta") for each in (x, weight, bias)))
+    assert on_meta.is_meta and on_meta.shape == (2, 40, 320)
+    nested = torch.nested.nested_tensor([x[0], x[1, :30]])
+    for ours, padded in zip(xf.linear(nested, weight, bias).unbind(), F.linear(x, weight, bias), strict=True):
+        torch.testing.assert_close(ours, padded[: len(ours)])
+    torch.testing.assert_close(xf.linear(x[0], weight.to_sparse_csr()), F.linear(x[0], weight), rtol=1e-4, atol=1e-4)
+    with pytest.raises(TypeError, match="must be Tensor"):
+        xf.linear(1.0, weight)
+
+
 @pytest.mark.parametrize("name", ["linear", "linear_backward"])
 def test_the_operator_is_sound(name):
     op = ops()[name]

@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import functional as F
 
 from xmkern import native
 from xmkern.ops.linear import linear as _product
-from xmkern.ops.registry import PLAIN
 
 # Multiply-adds below which a call takes longer than what it could save.
 _LEAST = 1 << 22
@@ -17,7 +17,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
 
     On the CPU, float32 is served by a kernel whose sums do not depend on the number of threads. Small products,
     processors without AVX2, other devices and torch.func get torch's own, unless ``backend`` names another; so do
-    autocast and torch.compile in any case.
+    autocast, torch.compile, and tensors that are nested, sparse or on the meta device, in any case.
 
     Args:
         x: [..., N].
@@ -32,7 +32,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     """
     if (
         torch.compiler.is_compiling()
-        or not PLAIN.issuperset(map(type, (x, weight, bias)))
+        or not (_plain(x) and _plain(weight) and (bias is None or _plain(bias)))
+        or x.is_meta
         or torch.is_autocast_enabled(x.device.type)
     ):
         return F.linear(x, weight, bias)
@@ -46,6 +47,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     ):
         return F.linear(x, weight, bias)
     return _product(x, weight, bias, backend)
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether it is a tensor that a kernel can read: no subclass, neither nested nor sparse."""
+    return type(x) in (Tensor, Parameter) and x.layout == torch.strided and not x.is_nested
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

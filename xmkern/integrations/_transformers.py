@@ -14,6 +14,7 @@ from transformers.utils.output_capturing import _active_collector
 
 from xmkern.functional import add_layer_norm, add_rms_norm, attention, bias_activation, bias_dropout_add, linear
 from xmkern.masks import Mask, causal
+from xmkern.nn import Linear
 
 
 class Adapter(NamedTuple):
@@ -188,14 +189,10 @@ def _plain(*layers: Any) -> bool:
     """Whether a layer is torch's own and nobody listens to it, so that its parameters say all."""
     return all(
         type(layer) in (nn.Linear, nn.LayerNorm)
-        and getattr(layer.__dict__.get("forward"), "__func__", _linear) is _linear
+        and getattr(layer.__dict__.get("forward"), "__func__", Linear.forward) is Linear.forward
         and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
         for layer in layers
     )
-
-
-def _linear(layer: Any, x: Tensor) -> Tensor:
-    return linear(x, layer.weight, layer.bias)
 
 
 def _intermediate(module: Any, hidden_states: Tensor) -> Tensor:
@@ -255,6 +252,6 @@ ADAPTERS: dict[str, Adapter] = {
     **{f"{name}SelfOutput": _POST_NORM for name in ("BlipText", "Git", "VisualBert")},
     **{f"{name}Output": _RESIDUAL for name in ("Flava", "Vilt")},
     **{f"{name}MLP": _MLP for name in ("Blip", "CLIP", "GitVision")},
-    "Linear": Adapter(_linear, lambda module: type(module) is nn.Linear),
+    "Linear": Adapter(Linear.forward, lambda module: type(module) is nn.Linear),
     "T5LayerNorm": Adapter(_rms_norm),
 }

@@ -15,7 +15,7 @@ from xmkern.functional import distillation, multi_positive_info_nce
 from xmkern.models.parts.embeddings import PatchEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.region_tasks import COLOURS, choose_regions, region_labels
-from xmkern.models.parts.words import IGNORED, WordHead, lengths, mask_words
+from xmkern.models.parts.words import WordHead, lengths, mask_words, masked_word_loss
 from xmkern.models.registry import register
 
 
@@ -162,8 +162,7 @@ class Cots(nn.Module):
         """Of masked words given the picture [B, D] and of masked patches given the text [B, D]."""
         shown = mask_words(words, self.config.vocabulary)
         tokens = self.text(shown.words)[1] + self.picture_to_words(picture)[:, None]
-        masked = shown.targets != IGNORED
-        loss = F.cross_entropy(self.word_head(tokens[masked]), shown.targets[masked])
+        loss = masked_word_loss(self.word_head, tokens, shown.targets)
         patches = F.unfold(pictures, self.config.patch, stride=self.config.patch).mT
         hidden = choose_regions(patches, self.config.masked_patches)
         found = self.vision(pictures, hidden)[1] + self.text_to_patches(text)[:, None]

@@ -21,7 +21,7 @@ from xmkern.models.parts.region_tasks import (
     region_labels,
 )
 from xmkern.models.parts.regions import FEATURES
-from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, word_loss
+from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, masked_word_loss
 from xmkern.models.registry import register
 from xmkern.nn import CrossModalityBlock
 
@@ -141,7 +141,7 @@ class Lxmert(RegionModel):
         words, match = mismatch(words)
         hidden, chosen = mask_words(words, self.config.vocabulary), choose_regions(regions)
         out = self(regions.masked_fill(chosen[:, :, None], 0), boxes, hidden.words)
-        loss = word_loss(self.word_head(out.words), only(hidden.targets, match))
+        loss = masked_word_loss(self.word_head, out.words, only(hidden.targets, match))
         loss = loss + F.cross_entropy(self.match_head(out.pooled), match)
         shown = chosen & (match[:, None] == 1)
         labels = region_labels(regions[shown][None])

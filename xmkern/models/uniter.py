@@ -12,7 +12,7 @@ from xmkern.models.parts.embeddings import RegionEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.region_tasks import COLOURS, RegionModel, RegionOutput, choose_regions, mismatch, region_labels
 from xmkern.models.parts.regions import FEATURES
-from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, there, word_loss
+from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, masked_word_loss, there
 from xmkern.models.registry import register
 
 
@@ -103,7 +103,7 @@ class Uniter(RegionModel):
     def pretrain(self, regions: Tensor, boxes: Tensor, words: Tensor) -> Tensor:
         """Of all tasks, each of which hides nothing of the other modality."""
         shown = mask_words(words, self.config.vocabulary)
-        loss = word_loss(self.word_head(self(regions, boxes, shown.words).words), shown.targets)
+        loss = masked_word_loss(self.word_head, self(regions, boxes, shown.words).words, shown.targets)
 
         hidden = choose_regions(regions)
         features, logits = self.region_heads(self(regions, boxes, words, hidden).regions[hidden])

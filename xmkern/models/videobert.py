@@ -12,7 +12,7 @@ from xmkern import masks
 from xmkern.models.parts.embeddings import WordEmbedding
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.region_tasks import mismatch
-from xmkern.models.parts.words import IGNORED, Pooler, WordHead, mask_words, there, word_loss
+from xmkern.models.parts.words import IGNORED, Pooler, WordHead, mask_words, masked_word_loss, there
 from xmkern.models.registry import register
 
 
@@ -102,7 +102,7 @@ class VideoBert(nn.Module):
         hidden = mask_words(tokens.masked_fill(~shown, 0), c.vocabulary + c.codes, c.masked)
         out = self._encode(hidden.words, count, shown)
         targets = hidden.targets.masked_fill(~shown | ((match == 0) & ~alone)[:, None], IGNORED)
-        loss = word_loss(self.word_head(torch.cat([out.words, out.codes], 1)), targets)
+        loss = masked_word_loss(self.word_head, torch.cat([out.words, out.codes], 1), targets)
         return loss + F.cross_entropy(self.match_head(out.pooled), match.masked_fill(alone, IGNORED))
 
     def fill(self, codes: Tensor, words: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from xmkern.models.parts.embeddings import WordEmbedding
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.region_tasks import COLOURS, RegionModel, choose_regions, mismatch, only, region_labels
 from xmkern.models.parts.regions import FEATURES
-from xmkern.models.parts.words import AnswerHead, WordHead, lengths, mask_words, word_loss
+from xmkern.models.parts.words import AnswerHead, WordHead, lengths, mask_words, masked_word_loss
 from xmkern.models.registry import register
 from xmkern.nn import CoAttentionBlock
 
@@ -124,7 +124,7 @@ class Vilbert(RegionModel):
         words, match = mismatch(words)
         hidden, chosen = mask_words(words, self.config.vocabulary), choose_regions(regions)
         out = self(regions.masked_fill(chosen[:, :, None], 0), boxes, hidden.words)
-        loss = word_loss(self.word_head(out.words), only(hidden.targets, match))
+        loss = masked_word_loss(self.word_head, out.words, only(hidden.targets, match))
         chosen = chosen & (match[:, None] == 1)
         found = self.region_head(out.regions[chosen]).log_softmax(1)
         loss = loss + F.kl_div(found, region_labels(regions).classes[chosen], reduction="batchmean")

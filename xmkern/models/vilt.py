@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from xmkern import masks
 from xmkern.models.parts.embeddings import PatchEmbedding, WordEmbedding
 from xmkern.models.parts.encoder import Transformer
-from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, word_loss
+from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, masked_word_loss
 from xmkern.models.registry import register
 
 
@@ -118,7 +118,7 @@ class Vilt(nn.Module):
         if "answers" in batch:
             return F.cross_entropy(self.answer(pictures, words), batch["answers"])
         hidden = mask_words(words, self.config.vocabulary)
-        loss = word_loss(self.word_head(self(pictures, hidden.words).words), hidden.targets)
+        loss = masked_word_loss(self.word_head, self(pictures, hidden.words).words, hidden.targets)
         other = torch.arange(len(words), device=words.device) % 2 == 1
         pooled = self(torch.where(other[:, None, None, None], pictures.roll(1, 0), pictures), words).pooled
         return loss + F.cross_entropy(self.match_head(pooled), (~other).long())

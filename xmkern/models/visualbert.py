@@ -12,7 +12,7 @@ from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.reference_names import HEAD_NAMES, LAYER_NAMES, WORD_NAMES
 from xmkern.models.parts.region_tasks import RegionModel, RegionOutput, mismatch, only
 from xmkern.models.parts.regions import FEATURES
-from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, word_loss
+from xmkern.models.parts.words import AnswerHead, Pooler, WordHead, lengths, mask_words, masked_word_loss
 from xmkern.models.registry import register
 
 
@@ -95,5 +95,5 @@ class VisualBert(RegionModel):
         words, match = mismatch(words)
         hidden = mask_words(words, self.config.vocabulary)
         out = self(regions, boxes, hidden.words)
-        loss = word_loss(self.word_head(out.words), only(hidden.targets, match))
+        loss = masked_word_loss(self.word_head, out.words, only(hidden.targets, match))
         return loss + F.cross_entropy(self.match_head(out.pooled), match)

@@ -55,7 +55,7 @@ def write_page(folder: Path) -> Path:
             lines += [f"## {letter}. {title}", "", head, "|---|---|---|---|---|---|---|---|---|", *rows, ""]
     if results:
         with (folder / "zoo.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, next(iter(results.values())))
+            writer = csv.DictWriter(file, next(iter(results.values())), lineterminator="\n")
             writer.writeheader()
             writer.writerows(results.values())
     page = folder / "report.md"

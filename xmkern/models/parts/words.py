@@ -83,6 +83,12 @@ class AnswerHead(nn.Sequential):
         super().__init__(nn.Linear(dim, 2 * dim), nn.GELU(), nn.LayerNorm(2 * dim, 1e-12), nn.Linear(2 * dim, answers))
 
 
+def masked_word_loss(head: WordHead, tokens: Tensor, targets: Tensor) -> Tensor:
+    """:func:`word_loss` of what a head makes of [B, T, E], which it is asked only where int64 [B, T] is not IGNORED."""
+    hidden = targets != IGNORED
+    return F.cross_entropy(head(tokens[hidden]).float(), targets[hidden])
+
+
 def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of [B, T, vocabulary] with int64 [B, T] in float32, without what is IGNORED."""
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
