@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ def table(measured: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(measured: list[dict[str, Any]]) -> None:
+def plot(measured: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -202,12 +203,12 @@ def plot(measured: list[dict[str, Any]]) -> None:
     axes[0].invert_yaxis()
     axes[1].legend(frameon=False, fontsize=8, loc="upper right")
     figure.supxlabel("times faster than the better of eager PyTorch and torch's fused attention", fontsize=9)
-    figure.savefig(RESULTS / "attention.png", dpi=150)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     measured = rows()
     print(table(measured))
     path = write_rows("attention", measured)
-    plot(measured)
+    plot(measured, path.with_suffix(".png"))
     print(f"\nrows in {path.relative_to(RESULTS.parent.parent)}, plot beside them")

@@ -1,6 +1,7 @@
 """Hamming search against FAISS: the ten nearest of 2^20 random codes, for many queries and for one at a time."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def reading(measured: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(measured: list[dict[str, Any]]) -> None:
+def plot(measured: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,7 +104,7 @@ def plot(measured: list[dict[str, Any]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)
     axes.legend(frameon=False)
-    figure.savefig(RESULTS / "hamming.png", dpi=150)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
@@ -111,5 +112,5 @@ def main() -> None:
     print(table(measured))
     print(f"\n{reading(measured)}")
     path = write_rows("hamming", measured)
-    plot(measured)
+    plot(measured, path.with_suffix(".png"))
     print(f"\nrows in {path.relative_to(RESULTS.parent.parent)}, plot beside them")

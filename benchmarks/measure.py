@@ -33,11 +33,12 @@ def alternate(
     and `burst` timed calls back to back. The rest keeps contenders out of each other's time; but it also puts the
     call's own threads to sleep and its data out of the caches, and waking them costs as much as a search for one query,
     so what is timed comes after a call that did that. Rounds go on for `seconds`, and there are at least `least`, so
-    that a machine that slows down slows all.
+    that a machine that slows down slows all; but a call that takes longer than all that should gets no burst, and once
+    ten times as long has passed there is no further round.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     began, rounds = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds or rounds < least:
+    while (passed := time.perf_counter() - began) < seconds or (rounds < least and passed < 10 * seconds):
         for name, call in calls.items():
             time.sleep(_REST)
             call()
@@ -45,6 +46,8 @@ def alternate(
                 start = time.perf_counter()
                 call()
                 times[name].append(time.perf_counter() - start)
+                if times[name][-1] > seconds:
+                    break
         rounds += 1
     return {name: statistics.median(each) for name, each in times.items()}
 
@@ -71,10 +74,11 @@ def machine() -> dict[str, Any]:
 
 
 def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Writes rows with the machine's facts to ``results/<name>.csv``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.csv"
+    """Writes rows with the machine's facts to ``results/<name>.csv``, on a processor without AVX-512 to
+    ``results/avx2/<name>.csv``: ratios there are other ones."""
     facts = machine()
+    path = RESULTS / ("avx2" if facts["capability"] == "avx2" else "") / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".partial")
     with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *facts], lineterminator="\n")

@@ -16,7 +16,7 @@ CHINESE = {
     "attention": ("注意力", "PyTorch 逐步计算与其融合注意力中较快者"),
     "co_attention": ("共注意力、多来源注意力", "上述两者各调用两次中较快者"),
     "bi_attention": ("一个矩阵、两个方向的注意力", "逐步计算与两次融合注意力中较快者"),
-    "linear": ("线性层的乘积，float32", "PyTorch 自身的乘积"),
+    "linear": ("线性层的乘积", "PyTorch 自身的乘积"),
     "epilogue": ("投影之后的运算", "PyTorch 逐步计算"),
     "blocks": ("整个模块，一个训练步", "PyTorch 逐步计算与其融合注意力中较快者"),
     "contrastive": ("对比损失，前向加反向", "PyTorch 逐步计算"),
@@ -32,7 +32,7 @@ SUMMARY = {
     "attention": ("attention", "better of eager PyTorch and its fused attention"),
     "co_attention": ("co-attention, attention over several sources", "better of two calls of each"),
     "bi_attention": ("attention both ways by one matrix", "better of eager and two fused attentions"),
-    "linear": ("products of linear layers, float32", "torch's own"),
+    "linear": ("products of linear layers", "torch's own"),
     "epilogue": ("what follows a projection", "eager PyTorch"),
     "blocks": ("whole blocks, a training step", "better of eager PyTorch and its fused attention"),
     "contrastive": ("contrastive losses, forward + backward", "eager PyTorch"),
@@ -57,16 +57,24 @@ def read(name: str) -> list[dict[str, str]] | None:
 
 def summary(names: dict[str, tuple[str, str]]) -> str:
     """A line a family: how many times faster, of all its rows."""
-    head = (
-        "| | 对手 | 最低 | 几何平均 | 最高 |" if names is CHINESE else "| | against | least | geometric mean | most |"
-    )
-    lines = [head, "| --- | --- | ---: | ---: | ---: |"]
+    if names is CHINESE:
+        lines = ["| | 对手 | 最低 | 几何平均 | 最高 | 仅有 AVX2 时的平均 |"]
+    else:
+        lines = ["| | against | least | geometric mean | most | mean with AVX2 only |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
     for name, (title, peer) in names.items():
         if rows := read(name):
             ratios = [float(row["ratio"]) for row in rows]
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-            lines.append(f"| {title} | {peer} | {min(ratios):.1f}x | **{mean:.1f}x** | {max(ratios):.1f}x |")
+            narrow = f"{mean(each)}x" if (each := read(f"avx2/{name}")) else ""
+            lines.append(
+                f"| {title} | {peer} | {min(ratios):.1f}x | **{mean(rows)}x** | {max(ratios):.1f}x | {narrow} |"
+            )
     return "\n".join(lines)
+
+
+def mean(rows: list[dict[str, str]]) -> str:
+    """The geometric mean of how many times faster."""
+    return f"{math.exp(sum(math.log(float(row['ratio'])) for row in rows) / len(rows)):.1f}"
 
 
 def draw(name: str, chinese: bool = False) -> str:
@@ -75,14 +83,14 @@ def draw(name: str, chinese: bool = False) -> str:
     rows: Any = read(name)
     if rows is None:
         return "Not yet measured."
-    module, function = OTHERS.get(name, (name, "table"))
+    module, function = OTHERS.get(name, (Path(name).name, "table"))
     facts = rows[0]
     where = f"{facts['processor']}, {facts['capability']}, {facts['threads']} threads, torch {facts['torch']}"
     return f"{getattr(importlib.import_module(f'benchmarks.{module}'), function)(rows)}\n\nMeasured on {where}."
 
 
 def render(text: str, chinese: bool = False) -> str:
-    marked = r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)"
+    marked = r"(<!-- table: ([\w/]+) -->\n).*?(<!-- end -->)"
     return re.sub(marked, lambda m: f"{m[1]}{draw(m[2], chinese)}\n{m[3]}", text, flags=re.DOTALL)
 
 

@@ -3,7 +3,7 @@
 // in here.
 #include "linear/kernels.h"
 
-#include "core/blocks.h"
+#include "core/inner_products.h"
 #include "core/stream.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
@@ -19,6 +19,10 @@ constexpr int64_t group = 48;
 // Of the depth at a time: what a product reads of a panel, and its rows, are then in the first-level cache.
 constexpr int64_t stretch = 128;
 static_assert(stretch <= stride && group <= stride && stretch <= max_columns);
+// So few rows are multiplied by columns where these lie, so many at a time: packing them would take longer.
+constexpr int64_t few_rows = 32, few_columns = 32;
+
+bool is_few(const Product& p) { return p.rows <= few_rows && !p.left.transposed && !p.right.transposed; }
 
 struct Layout {
   int64_t width, stride;  // of the columns, in whole vectors; from row to row of sums
@@ -48,15 +52,23 @@ struct Memory {
   }
 };
 
-int64_t workspace(const Product& p, const Part& part) { return Memory(Layout(p, part), part, nullptr).bytes; }
+int64_t workspace(const Product& p, const Part& part) {
+  if (is_few(p)) return few_rows * few_columns * static_cast<int64_t>(sizeof(float));
+  return Memory(Layout(p, part), part, nullptr).bytes;
+}
 
+template <Dtype dtype>
+const char* element(const Matrix& m, int64_t line, int64_t number) {
+  return static_cast<const char*>(m.data) + (line * m.stride + number) * size_of(dtype);
+}
+
+template <Dtype dtype>
 void pack_right(const Matrix& m, int64_t column, int64_t columns, int64_t step, const Panels<float>& out,
                 float* block) {
-  constexpr Dtype dtype = Dtype::float32;
   if (m.transposed) {
     for (int64_t k = 0; k < out.steps; k += panel_width) {
       const int64_t count = lesser(panel_width, out.steps - k);
-      load_block<dtype>(m.data + (step + k) * m.stride + column, m.stride, count, columns, block);
+      load_block<dtype>(element<dtype>(m, step + k, column), m.stride, count, columns, block);
       pack(block, count, out, k);
     }
     return;
@@ -64,62 +76,78 @@ void pack_right(const Matrix& m, int64_t column, int64_t columns, int64_t step, 
   for (int64_t c = 0; c < columns; c += panel_width)
     for (int64_t k = 0; k < out.steps; k += max_columns) {
       const int64_t rows = lesser(panel_width, columns - c), count = lesser(max_columns, out.steps - k);
-      load_block<dtype>(m.data + (column + c) * m.stride + step + k, m.stride, rows, count, block);
+      load_block<dtype>(element<dtype>(m, column + c, step + k), m.stride, rows, count, block);
       pack_transposed(block, rows, out, c, k, count);
     }
 }
 
 // Some rows of the left side from a step on.
+template <Dtype dtype>
 struct LeftRows {
   const Matrix& m;
   int64_t row, rows, step, steps;
 
   // As they lie in memory: so many lines of so many numbers.
-  const float* begin() const { return m.data + (m.transposed ? step * m.stride + row : row * m.stride + step); }
+  const void* begin() const { return m.transposed ? element<dtype>(m, step, row) : element<dtype>(m, row, step); }
   int64_t lines() const { return m.transposed ? steps : rows; }
   int64_t numbers() const { return m.transposed ? rows : steps; }
 
-  void load(float* block) const { load_block<Dtype::float32>(begin(), m.stride, lines(), numbers(), block); }
+  void load(float* block) const { load_block<dtype>(begin(), m.stride, lines(), numbers(), block); }
   void ask_for(Prefetcher& ahead) const {
-    constexpr int64_t size = sizeof(float);
-    ahead.add(begin(), m.stride * size, lines(), numbers() * size);
+    ahead.add(begin(), m.stride * size_of(dtype), lines(), numbers() * size_of(dtype));
   }
 };
 
-void finish(const Product& p, const Part& part, int64_t row, const float* sums) {
-  const int64_t columns = part.column_end - part.column_begin;
-  float* out = p.out + row * p.columns + part.column_begin;
-  const float* bias = p.bias != nullptr ? p.bias + part.column_begin : nullptr;
+// A row of sums, and the bias, to the result.
+template <Dtype dtype>
+void finish(const Product& p, int64_t row, int64_t column, int64_t columns, bool streamed, const float* sums) {
+  const int64_t at = row * p.columns + column;
   int64_t c = 0;
   for (; c + lanes <= columns; c += lanes) {
-    const Floats x = bias != nullptr ? load(sums + c) + load(bias + c) : load(sums + c);
-    if (part.streamed)
-      stream_floats<Dtype::float32>(out + c, x);
+    Floats x = load(sums + c);
+    if (p.bias != nullptr) x += load_floats<dtype>(p.bias, column + c);
+    if (streamed)
+      stream_floats<dtype>(static_cast<char*>(p.out) + (at + c) * size_of(dtype), x);
     else
-      store(out + c, x);
+      store_floats<dtype>(p.out, at + c, x);
   }
-  for (; c < columns; ++c) out[c] = sums[c] + (bias != nullptr ? bias[c] : 0.0f);
+  for (; c < columns; ++c)
+    store_float<dtype>(p.out, at + c, sums[c] + (p.bias != nullptr ? load_float<dtype>(p.bias, column + c) : 0.0f));
 }
 
-void run(const Product& p, const Part& part, void* workspace) {
+template <Dtype dtype>
+void run_few(const Product& p, const Part& part, float* sums) {
+  for (int64_t column = part.column_begin; column < part.column_end; column += few_columns) {
+    const int64_t columns = lesser(few_columns, part.column_end - column), rows = part.row_end - part.row_begin;
+    inner_products<Single, dtype>(element<dtype>(p.left, part.row_begin, 0), p.left.stride, rows,
+                                  element<dtype>(p.right, column, 0), p.right.stride, columns, p.depth, sums,
+                                  few_columns);
+    for (int64_t r = 0; r < rows; ++r)
+      finish<dtype>(p, part.row_begin + r, column, columns, part.streamed, sums + r * few_columns);
+  }
+}
+
+template <Dtype dtype>
+void run_as(const Product& p, const Part& part, void* workspace) {
   const Layout layout(p, part);
   const Memory memory(layout, part, workspace);
   const int64_t columns = part.column_end - part.column_begin;
   for (int64_t pass = 0; pass < layout.passes; ++pass) {
     const int64_t first = pass * layout.steps, end = lesser(first + layout.steps, p.depth);
     const Panels<float> panels{memory.panels, end - first, layout.width};
-    pack_right(p.right, part.column_begin, columns, first, panels, memory.block);
+    pack_right<dtype>(p.right, part.column_begin, columns, first, panels, memory.block);
     for (int64_t row = part.row_begin; row < part.row_end; row += group) {
       const int64_t rows = lesser(group, part.row_end - row);
       float* sums = memory.sums + (layout.passes > 1 ? (row - part.row_begin) * layout.stride : 0);
       for (int64_t step = first; step < end; step += stretch) {
         const int64_t steps = lesser(stretch, end - step);
-        LeftRows{p.left, row, rows, step, steps}.load(memory.left);
+        LeftRows<dtype>{p.left, row, rows, step, steps}.load(memory.left);
         Prefetcher ahead;
         if (step + steps < end)
-          LeftRows{p.left, row, rows, step + steps, lesser(stretch, end - step - steps)}.ask_for(ahead);
+          LeftRows<dtype>{p.left, row, rows, step + steps, lesser(stretch, end - step - steps)}.ask_for(ahead);
         else if (row + rows < part.row_end)
-          LeftRows{p.left, row + rows, lesser(group, part.row_end - row - rows), first, lesser(stretch, end - first)}
+          LeftRows<dtype>{p.left, row + rows, lesser(group, part.row_end - row - rows), first,
+                          lesser(stretch, end - first)}
               .ask_for(ahead);
         const auto multiply_by = [&](auto transposed) {
           multiply<Single, decltype(transposed)::value != 0>(static_cast<const float*>(memory.left), rows, panels,
@@ -132,9 +160,19 @@ void run(const Product& p, const Part& part, void* workspace) {
           multiply_by(Count<0>{});
       }
       if (pass + 1 == layout.passes)
-        for (int64_t r = 0; r < rows; ++r) finish(p, part, row + r, sums + r * layout.stride);
+        for (int64_t r = 0; r < rows; ++r)
+          finish<dtype>(p, row + r, part.column_begin, columns, part.streamed, sums + r * layout.stride);
     }
   }
+}
+
+void run(const Product& p, const Part& part, void* workspace) {
+  with_dtype(p.dtype, [&](auto dtype) {
+    if (is_few(p))
+      run_few<decltype(dtype)::value>(p, part, static_cast<float*>(workspace));
+    else
+      run_as<decltype(dtype)::value>(p, part, workspace);
+  });
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t most_rows = 2048;
 // Narrower strips of columns would cost more in rows read again than they give to idle threads.
 constexpr int64_t least_columns = 96;
-// Strips begin on a cache line, and fill panels of every instruction set.
+// Strips begin on a cache line in every dtype, and fill panels of every instruction set.
 constexpr int64_t whole_columns = 32;
 // A result that no cache holds until it is read is written past the caches.
 constexpr int64_t streamed_bytes = int64_t{16} << 20;
@@ -55,8 +55,8 @@ void multiply(const Product& p, int threads) {
   const int64_t width = ceil_div(ceil_div(p.columns, strips.columns), whole_columns) * whole_columns;
   const int64_t height = ceil_div(p.rows, strips.rows);
   const int64_t columns = ceil_div(p.columns, width), rows = ceil_div(p.rows, height);
-  const bool aligned = reinterpret_cast<uintptr_t>(p.out) % 64 == 0 && p.columns % 16 == 0;
-  const bool streamed = aligned && p.rows * p.columns * int64_t{sizeof(float)} >= streamed_bytes;
+  const bool aligned = reinterpret_cast<uintptr_t>(p.out) % 64 == 0 && p.columns % whole_columns == 0;
+  const bool streamed = aligned && p.rows * p.columns * size_of(p.dtype) >= streamed_bytes;
   parallel_for(columns * rows, threads, [&](int64_t task) {
     const int64_t column = task / rows * width, row = task % rows * height;
     const Part part{row, std::min(p.rows, row + height), column, std::min(p.columns, column + width), streamed};

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import xmkern.functional as xf
 import xmkern.nn
 from xmkern import native
+from xmkern.ops.linear import torch_crawls
 from xmkern.ops.registry import ops
 from xmkern.testing import assert_matches_reference, strategies, threads
 
@@ -33,10 +34,18 @@ def test_the_kernel_matches_the_reference(capability):
 
 
 # Several passes over the depth, rows that are cut between threads, and results that go past the caches.
-@pytest.mark.parametrize("sizes", [(150, 2500, 130), (1100, 1100, 24), (2100, 16, 1024)])
-def test_large_sizes(sizes, capability):
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [
+        ((150, 2500, 130), torch.float32),
+        ((1100, 1100, 24), torch.float32),
+        ((2100, 16, 1024), torch.float32),
+        ((4100, 16, 1024), torch.float16),
+    ],
+)
+def test_large_sizes(sizes, dtype, capability):
     rows, inner, outer = sizes
-    assert_matches_reference("linear", graded(rows, inner=inner, outer=outer), backend="cpu")
+    assert_matches_reference("linear", graded(rows, dtype, inner=inner, outer=outer), backend="cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -59,12 +68,29 @@ def test_the_bits_do_not_depend_on_threads():
         assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
 
 
+def who_serves(**inputs):
+    return "xmkern" if "_Linear" in type(xf.linear(**inputs).grad_fn).__name__ else "torch"
+
+
 @pytest.mark.skipif(native.cpu_capability() in (None, "baseline"), reason="torch serves")
 def test_who_serves():
-    x = graded(40)
-    assert "_Linear" in type(xf.linear(**x).grad_fn).__name__
-    for case in ({name: y.double() for name, y in x.items()}, graded(1, inner=8, outer=8)):
-        assert torch.equal(xf.linear(**case), F.linear(*case.values()))
+    wide = native.cpu_capability() != "avx2"
+    assert who_serves(**graded(40)) == ("xmkern" if wide else "torch")
+    assert who_serves(**graded(1, inner=8, outer=8)) == "torch"
+    assert who_serves(**{name: y.double() for name, y in graded(40).items()}) == "torch"
+    for dtype in (torch.bfloat16, torch.float16):
+        assert who_serves(**graded(2, dtype)) == ("xmkern" if torch_crawls(dtype) else "torch")
+        assert who_serves(**graded(1, dtype, inner=8, outer=8)) == "torch"
+
+
+@pytest.mark.skipif(native.cpu_capability() in (None, "baseline"), reason="torch serves")
+def test_few_rows_of_a_large_weight_are_served_where_no_gradient_is_wanted(monkeypatch):
+    few, called = operands(2, inner=512, outer=512), []
+    monkeypatch.setattr("xmkern._functional.linear._product", lambda *args: called.append(args))
+    with torch.no_grad():
+        xf.linear(**few)
+        xf.linear(**{name: y[..., :8].contiguous() if name != "bias" else y for name, y in few.items()})
+    assert len(called) == 1
 
 
 def test_only_what_is_asked_for_is_computed():
@@ -100,12 +126,28 @@ def test_a_gradient_is_differentiated():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-2)
 
 
-def test_under_a_compiler_autocast_and_transforms():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_under_a_compiler(dtype):
+    inputs = graded(40, dtype)
+    call = torch.compile(xf.linear, backend="aot_eager", fullgraph=True)
+    assert_matches_reference(call, inputs, reference=F.linear)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast(dtype):
+    x = graded(40)
+    with torch.autocast("cpu", dtype):
+        found, expected = (call(*x.values()) for call in (xf.linear, F.linear))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    grads = [torch.autograd.grad(out.float().square().sum(), [*x.values()]) for out in (found, expected)]
+    for a, b in zip(*grads, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2 * float(b.abs().max()))
+
+
+def test_under_transforms():
     layer, x = nn.Linear(256, 320), operands(40)["x"]
-    call = torch.compile(lambda x: xf.linear(x, layer.weight, layer.bias), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(call(x), layer(x))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert xf.linear(x, layer.weight, layer.bias).dtype == torch.bfloat16
     for backend in ("auto", "cpu"):
         if backend == "cpu" and native.why_missing():
             continue
@@ -138,9 +180,9 @@ WRONG = [
     (lambda x, w, b: xf.linear(x, w, b[1:]), ValueError, r"bias must be \[M\] = \[320\] .*, not \[319\]"),
     (lambda x, w, b: xf.linear(x, w.double(), b), TypeError, "weight must be of torch.float32 as x is"),
     (lambda x, w, b: xf.linear(x, w, b.to("meta")), ValueError, "bias must be on cpu as x is, not on meta"),
-    (lambda x, w, b: xf.linear(x, w, b, backend="gpu"), ValueError, "backend must be 'auto' or one of 'cpu', "),
-    (lambda x, w, b: xf.linear(x.half(), w.half(), backend="cpu"), ValueError, "the kernel takes float32, not"),
-    (lambda x, w, b: xf.linear(x, w, backend="onednn"), ValueError, "oneDNN is asked in bfloat16 only, not"),
+    (lambda x, w, b: xf.linear(x, w, b, backend="gpu"), ValueError, "backend must be 'auto' or one of 'onednn', "),
+    (lambda x, w, b: xf.linear(x.double(), w.double(), backend="cpu"), ValueError, "float32, bfloat16 or float16, not"),
+    (lambda x, w, b: xf.linear(x, w, backend="onednn"), ValueError, "oneDNN is asked in half precision only, not"),
 ]
 
 

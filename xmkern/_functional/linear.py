@@ -7,17 +7,25 @@ from torch.nn import functional as F
 
 from xmkern import native
 from xmkern.ops.linear import linear as _product
+from xmkern.ops.linear import torch_crawls
 
-# Multiply-adds below which a call takes longer than what it could save.
+# Multiply-adds below which a call takes longer than what it could save: where torch's own product is a fast one, and
+# where it is a plain loop.
 _LEAST = 1 << 22
+_LEAST_OF_LOOPS = 1 << 17
+# With so few rows what counts is to read the weight once. It is then large, or caches and torch serve as well.
+_FEW_ROWS = 32
+_LARGE_WEIGHT = 1 << 18
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """x times the transpose of weight, and bias: :func:`torch.nn.functional.linear`, with its gradients.
 
-    On the CPU, float32 is served by a kernel whose sums do not depend on the number of threads. Small products,
-    processors without AVX2, other devices and torch.func get torch's own, unless ``backend`` names another; so do
-    autocast, torch.compile, and tensors that are nested, sparse or on the meta device, in any case.
+    Ours serves on the CPU where it is the faster one: half precision on processors for which torch has nothing but
+    plain loops, also under autocast and torch.compile; float32 with AVX-512; and float32 of a few rows and a large
+    weight, where no gradient is wanted. Everything else is torch's own, unless ``backend`` names another: small
+    products, processors without AVX2, other devices, and torch.func; and in any case float32 under torch.compile, and
+    tensors that are nested, sparse or on the meta device. Sums do not depend on the number of threads.
 
     Args:
         x: [..., N].
@@ -25,28 +33,44 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         bias: [M]. None: zeros.
 
     Returns:
-        [..., M], in the dtype of x.
+        [..., M], in the dtype of x; under autocast, in that which it asks for.
 
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    if (
-        torch.compiler.is_compiling()
-        or not (_plain(x) and _plain(weight) and (bias is None or _plain(bias)))
-        or x.is_meta
-        or torch.is_autocast_enabled(x.device.type)
-    ):
+    if not (_plain(x) and _plain(weight) and (bias is None or _plain(bias))) or x.is_meta:
         return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        if not (x.is_cpu and torch_crawls(dtype)):
+            return F.linear(x, weight, bias)
+        x, weight, bias = _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+    if torch.compiler.is_compiling():  # then no look at sizes, which would be guarded and compiled anew
+        ours = x.is_cpu and x.dim() > 1 and torch_crawls(x.dtype)
+        return _product(x, weight, bias, backend) if ours else F.linear(x, weight, bias)
     _check(x, weight, bias)
-    if backend == "auto" and (
-        not x.is_cpu
-        or x.dim() < 2
-        or x.numel() * weight.shape[0] < _LEAST
-        or native.cpu_capability() == "baseline"
-        or torch._C._are_functorch_transforms_active()
-    ):
+    if backend == "auto" and not is_faster(x, weight):
         return F.linear(x, weight, bias)
     return _product(x, weight, bias, backend)
+
+
+def is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether ours serves: by what was measured, it is faster than torch's own there."""
+    capability = native.cpu_capability()
+    if not x.is_cpu or x.dim() < 2 or capability == "baseline" or torch._C._are_functorch_transforms_active():
+        return False
+    size = weight.numel()
+    work = x.numel() * weight.shape[0]
+    if torch_crawls(x.dtype):
+        return work >= _LEAST_OF_LOOPS
+    if x.dtype == torch.float32 and work <= _FEW_ROWS * size and not torch.is_grad_enabled():
+        return size >= _LARGE_WEIGHT
+    return capability != "avx2" and work >= _LEAST
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """As autocast does it."""
+    return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
 def _plain(x: Tensor) -> bool:

@@ -26,8 +26,8 @@ def _sample() -> tuple[Any, ...]:
 linear_forward = Op(
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     backends=[
-        Backend("cpu", cpu.linear, cpu.refuses),
         Backend("onednn", onednn.linear, onednn.refuses),
+        Backend("cpu", cpu.linear, cpu.refuses),
         Backend("reference", reference.linear),
     ],
     fake=_fake,
@@ -37,8 +37,8 @@ linear_backward = Op(
     "linear_backward(Tensor grad, Tensor x, Tensor weight, bool of_x, bool of_weight, bool of_bias) "
     "-> (Tensor, Tensor, Tensor)",
     backends=[
-        Backend("cpu", cpu.linear_backward, cpu.refuses),
         Backend("onednn", reference.linear_backward, onednn.refuses),  # torch asks it by itself
+        Backend("cpu", cpu.linear_backward, cpu.refuses),
         Backend("reference", reference.linear_backward),
     ],
     fake=_fake_backward,
