@@ -5,6 +5,16 @@
 namespace xmkern::XMKERN_CAPABILITY {
 namespace {
 
+// Queries at a time. Keys and values come anew from the second-level cache for each; of few, masks that hide what is
+// far from the diagonal leave less to do.
+#if defined(__AVX512F__)
+constexpr int forward_rows = 12;
+#else
+constexpr int forward_rows = 24;
+#endif
+// A block of scores, or of keys to be packed and what that needs to spare.
+constexpr int scores_rows = forward_rows > panel_width + lanes ? forward_rows : panel_width + lanes;
+
 template <class Arithmetic>
 struct Workspace {
   using Unit = typename Arithmetic::Unit;
@@ -24,15 +34,15 @@ struct Workspace {
       auto* data = reinterpret_cast<Unit*>(take(Panels<Unit>::size(steps, columns)));
       return Panels<Unit>{data, steps, round_up(columns, lanes)};
     };
-    query = reinterpret_cast<Unit*>(take(max_rows * stride));
-    scores = take((panel_width + lanes) * stride), sums = take(max_rows * stride);
+    query = reinterpret_cast<Unit*>(take(forward_rows * stride));
+    scores = take(scores_rows * stride), sums = take(forward_rows * stride);
     keys = panels(units<Arithmetic>(p.depth), p.places), values = panels(units<Arithmetic>(p.places), p.value_depth);
   }
 };
 
 // Enough for any arithmetic.
 int64_t workspace(const Problem& p) {
-  return 4 * ((2 * max_rows + panel_width + lanes) * stride + Panels<float>::size(p.depth, p.places) +
+  return 4 * ((2 * forward_rows + scores_rows) * stride + Panels<float>::size(p.depth, p.places) +
               Panels<float>::size(p.places, p.value_depth));
 }
 
@@ -53,7 +63,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
   using Unit = typename Arithmetic::Unit;
   const Rows<Unit> query = query_rows<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
 
-  Softmax state[max_rows];
+  Softmax state[forward_rows];
   for (auto& row : state) row = {-infinity, 0.0f};
   TileGroup group;
   bool first = true;
@@ -67,7 +77,7 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
                                         stride, false, ahead);
     });
     // Peaks and totals of four rows are brought together from the lanes.
-    constexpr int fours = round_up(max_rows, 4);
+    constexpr int fours = round_up(forward_rows, 4);
     Floats of_lanes[fours] = {};
     float peaks[fours], totals[fours];
     for (int64_t r = 0; r < rows; ++r)
@@ -102,7 +112,7 @@ void forward(const Problem& p, const Part& part) {
     using Arithmetic = typename ArithmeticOf<dtype>::type;
     const Workspace<Arithmetic> w(p, part.workspace);
     pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
-    const int64_t group = p.heads / p.key_heads, block = rows_per_block(part.row_end - part.row_begin, max_rows);
+    const int64_t group = p.heads / p.key_heads, block = rows_per_block(part.row_end - part.row_begin, forward_rows);
     for (int64_t head = part.key_head * group; head < (part.key_head + 1) * group; ++head) {
       Prefetcher ahead = next_head(p, nullptr, part.batch, head);
       for (int64_t row = part.row_begin; row < part.row_end; row += block)

@@ -236,17 +236,18 @@ inline float largest(Floats x) {
 #endif
 }
 
-// 2^x for x <= 127, to 1.5 units in the last place; 0 below -126, NaN for NaN. 2^x = 2^n 2^f with n whole and |f| <=
-// 1/2; the polynomial has the least relative error on that interval.
+// 2^x for x <= 127, to 1.5 units in the last place; NaN for NaN; below -126 something less than 2^-126, below -126.5 it
+// is 0. 2^x = 2^n 2^f with n whole and |f| <= 1/2; the polynomial has the least relative error on that interval.
 inline Floats exp2(Floats x) {
 #if defined(__AVX512F__)
   const __m512 wide = reinterpret_cast<__m512>(x);
   const __m512 whole = _mm512_roundscale_ps(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const Floats f = x - reinterpret_cast<Floats>(whole);
 #else
-  const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
-  const Floats floor = splat(-126.0f);
-  const Floats low = larger(floor, x);
+  // Adding 1.5 * 2^23 rounds to a whole number, which is kept in the low bits; with 127 more these are the exponent of
+  // 2^n, and 0, the number 0, where n is -127.
+  const Floats magic = splat(12582912.0f + 127.0f);
+  const Floats low = larger(splat(-127.0f), x);
   const Floats shifted = low + magic;
   const Floats f = low - (shifted - magic);
 #endif
@@ -262,8 +263,7 @@ inline Floats exp2(Floats x) {
   const auto in_range = _mm512_cmp_ps_mask(wide, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   return reinterpret_cast<Floats>(_mm512_maskz_scalef_ps(in_range, reinterpret_cast<__m512>(p), whole));
 #else
-  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Words>(p) + (reinterpret_cast<Words>(shifted) << 23));
-  return x < floor ? Floats{} : (x == x ? scaled : x);
+  return p * reinterpret_cast<Floats>(reinterpret_cast<Words>(shifted) << 23);
 #endif
 }
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+_HALVES = (torch.bfloat16, torch.float16)
 # Of torch's half precisions, those in which this processor has no product by oneDNN: loops of torch's own serve, which
 # crawl, forward at a tenth of float32's speed and backward at a hundredth.
 _MISSING = frozenset(
@@ -21,10 +22,10 @@ def torch_crawls(dtype: torch.dtype) -> bool:
 
 
 def refuses(x: Tensor, weight: Tensor, *args: object) -> str | None:
+    if weight.dtype != x.dtype or x.dtype not in _HALVES:
+        return f"oneDNN is asked in half precision only, not {x.dtype} and {weight.dtype}"
     if not (x.is_cpu and weight.is_cpu):
         return f"the tensors are on {x.device} and {weight.device}"
-    if weight.dtype != x.dtype or x.dtype not in (torch.bfloat16, torch.float16):
-        return f"oneDNN is asked in half precision only, not {x.dtype} and {weight.dtype}"
     return f"oneDNN has no product in {x.dtype} on this processor" if torch_crawls(x.dtype) else None
 
 
