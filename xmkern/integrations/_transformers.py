@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import _active_collector
 from xmkern.functional import add_layer_norm, add_rms_norm, attention, bias_activation, bias_dropout_add, linear
 from xmkern.masks import Mask, causal
 from xmkern.nn import Linear
+from xmkern.nn.convolution import convolve
 
 
 class Adapter(NamedTuple):
@@ -237,6 +238,7 @@ _POST_NORM, _INTERMEDIATE = Adapter(_post_norm), Adapter(_intermediate, _known_a
 _MLP, _RESIDUAL = Adapter(_mlp, _known_activation), Adapter(_residual)
 _BERT = Adapter(_bert)
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ADAPTERS: dict[str, Adapter] = {
     "BlipAttention": Adapter(_blip_vision),
     "BlipTextSelfAttention": Adapter(_blip_text),
@@ -253,5 +255,6 @@ ADAPTERS: dict[str, Adapter] = {
     **{f"{name}Output": _RESIDUAL for name in ("Flava", "Vilt")},
     **{f"{name}MLP": _MLP for name in ("Blip", "CLIP", "GitVision")},
     "Linear": Adapter(Linear.forward, lambda module: type(module) is nn.Linear),
+    **{cls.__name__: Adapter(convolve, lambda module: type(module) in _CONVOLUTIONS) for cls in _CONVOLUTIONS},
     "T5LayerNorm": Adapter(_rms_norm),
 }

@@ -5,6 +5,7 @@ from xmkern.nn.attention import MultiheadAttention
 from xmkern.nn.bi_attention import BiAttention
 from xmkern.nn.blocks import TransformerBlock
 from xmkern.nn.cache import KeyValueCache
+from xmkern.nn.convolution import Conv1d, Conv2d, Conv3d
 from xmkern.nn.cross_attention import CrossAttention, GatedCrossAttention, SelfAttention
 from xmkern.nn.feed_forward import FeedForward
 from xmkern.nn.fusion import CoAttentionBlock, CrossModalityBlock
@@ -17,6 +18,9 @@ __all__ = [
     "BiAttention",
     "ClipLoss",
     "CoAttentionBlock",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
     "CrossAttention",
     "CrossModalityBlock",
     "FeedForward",

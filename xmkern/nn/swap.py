@@ -5,11 +5,15 @@ from collections import Counter
 from torch import nn
 
 from xmkern.nn.attention import MultiheadAttention
+from xmkern.nn.convolution import Conv1d, Conv2d, Conv3d
 from xmkern.nn.linear import Linear
 from xmkern.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: Linear,
+    nn.Conv1d: Conv1d,
+    nn.Conv2d: Conv2d,
+    nn.Conv3d: Conv3d,
     nn.MultiheadAttention: MultiheadAttention,
     nn.TransformerDecoderLayer: TransformerDecoderLayer,
     nn.TransformerEncoderLayer: TransformerEncoderLayer,
@@ -17,8 +21,8 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def replace(module: nn.Module) -> dict[str, int]:
-    """Makes every Linear, MultiheadAttention, TransformerEncoderLayer and TransformerDecoderLayer of torch in
-    ``module``, and ``module`` itself, one of :mod:`xmkern.nn`, in place.
+    """Makes every Linear, convolution, MultiheadAttention, TransformerEncoderLayer and TransformerDecoderLayer of torch
+    in ``module``, and ``module`` itself, one of :mod:`xmkern.nn`, in place.
 
     The objects stay the same, with their parameters, buffers, hooks and state dict; what changes is their class. Those
     of a subclass are left alone. :func:`restore` undoes it.

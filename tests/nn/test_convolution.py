@@ -1,0 +1,59 @@
+"""Convolutions in half precision."""
+
+import copy
+
+import pytest
+import torch
+
+import xmkern.nn as xnn
+from xmkern.testing import assert_matches_reference
+
+CASES = [
+    (xnn.Conv1d, (6, 8, 3), {"padding": 1}, (2, 6, 11)),
+    (xnn.Conv2d, (3, 16, 4, 4), {}, (2, 3, 16, 13)),
+    (xnn.Conv2d, (4, 8, 3), {"padding": 1, "padding_mode": "circular", "groups": 2, "bias": False}, (2, 4, 9, 7)),
+    (xnn.Conv3d, (3, 8, (2, 4, 4), (2, 4, 4)), {}, (1, 3, 4, 8, 8)),
+]
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=[False, True], ids=["as the processor is", "without convolutions in half precision"])
+def processor(request, monkeypatch):
+    if request.param:
+        monkeypatch.setattr("xmkern.nn.convolution.torch_crawls", lambda dtype: dtype in HALVES)
+
+
+def of_torch(layer):
+    twin = copy.deepcopy(layer)
+    xnn.restore(twin)
+    return twin
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize(("kind", "sizes", "options", "shape"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_value_and_gradients(kind, sizes, options, shape, dtype):
+    torch.manual_seed(0)
+    layer = kind(*sizes, **options).to(dtype)
+    twin = of_torch(layer)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def call(of):
+        return lambda x, **parameters: torch.func.functional_call(of, parameters, (x,))
+
+    inputs = {"x": torch.randn(shape).to(dtype).requires_grad_()}
+    inputs |= {name: getattr(layer, name).detach().clone().requires_grad_() for name in names}
+    assert_matches_reference(call(layer), inputs, reference=call(twin))
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("dtype", HALVES)
+def test_under_autocast_and_a_compiler(dtype):
+    layer, x = xnn.Conv2d(3, 16, 4, 4), torch.randn(2, 3, 16, 16)
+    with torch.autocast("cpu", dtype):
+        found, expected = layer(x), of_torch(layer)(x)
+    assert found.dtype == expected.dtype == dtype
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    layer, x = layer.to(dtype), x.to(dtype)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))

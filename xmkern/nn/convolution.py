@@ -1,0 +1,43 @@
+"""Convolutions in half precision, where torch has nothing but plain loops for them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from xmkern.ops.linear import torch_crawls
+
+
+def convolve(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Tensor) -> Tensor:
+    """The layer's forward pass; in float32 where torch would take fifty times as long in the dtype asked for."""
+    function: Callable[..., Tensor] = layer._conv_forward
+    device = input.device.type
+    cast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if cast else input.dtype
+    if not (input.is_cpu and torch_crawls(dtype)):
+        return function(input, layer.weight, layer.bias)
+    with torch.autocast(device, enabled=False):
+        bias = None if layer.bias is None else layer.bias.float()
+        return function(input.float(), layer.weight.float(), bias).to(dtype)
+
+
+class Conv1d(nn.Conv1d):
+    """:class:`torch.nn.Conv1d`, with its constructor and state dict. On the CPU, half precision for which the processor
+    has no convolutions is computed in float32 and rounded once."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return convolve(self, input)
+
+
+class Conv2d(nn.Conv2d):
+    """:class:`torch.nn.Conv2d`, as :class:`Conv1d` is torch's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return convolve(self, input)
+
+
+class Conv3d(nn.Conv3d):
+    """:class:`torch.nn.Conv3d`, as :class:`Conv1d` is torch's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return convolve(self, input)
