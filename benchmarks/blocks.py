@@ -204,7 +204,8 @@ def table(measured: list[dict[str, Any]]) -> str:
     for r in measured:
         times = " | ".join(f"{float(r[f'{who}_ms']):.1f} ms" for who in ("xmkern", "eager", "sdpa"))
         parts = " | ".join(
-            f"{100 * float(r[f'{part}_share']):.0f} %" for part in ("products", "attention", "epilogue", "rest")
+            f"{100 * float(share):.0f} %" if (share := r[f"{part}_share"]) != "" else ""
+            for part in ("products", "attention", "epilogue", "rest")
         )
         case = f"{r['case']} | {float(r['dropout']):g} | {r['dtype']}"
         lines.append(f"| {case} | {times} | **{float(r['ratio']):.2f}x** | {parts} |")

@@ -2,8 +2,8 @@
 most bytes of tensors at a time, and where the time goes.
 
 Without is what the library does by itself: eager attention where a class knows no other, else torch's fused one. With
-is ``patch(model)``, and ``attn_implementation="xmkern"`` where it can be chosen. Weights are random, sizes are those of
-the published models (the UNet's is smaller), batches small.
+is ``patch(model)``, ``attn_implementation="xmkern"`` where it can be chosen, and ``nn.replace(model)`` for the UNet.
+Weights are random, sizes are those of the published models (the UNet's is smaller), batches small.
 """
 
 import copy
@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import xmkern.diffusion as schedulers
+import xmkern.nn
 from benchmarks.measure import PRODUCTS, RESULTS, alternate, write_rows
 from xmkern.integrations import diffusers as in_diffusers
 from xmkern.integrations import transformers as in_transformers
+from xmkern.ops.linear import torch_crawls
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Inputs = dict[str, Any]
@@ -82,6 +84,7 @@ MODELS = {
 def switch_on(model: nn.Module) -> None:
     if isinstance(model, diffusers.UNet2DConditionModel):
         in_diffusers.patch(model)
+        xmkern.nn.replace(model)
         return
     in_transformers.register()
     chosen = model.image_encoder if isinstance(model, hf.GitModel) else model
@@ -154,7 +157,10 @@ PARTS = {
         "xmkern::attention", "xmkern::attention_backward", "xmkern::cross_attention",
         "xmkern::cross_attention_backward",
     ),
-    "products": (*PRODUCTS, "aten::mkldnn_convolution", "aten::convolution_backward"),
+    "products": (
+        *PRODUCTS, "aten::mkldnn_convolution", "aten::_slow_conv2d_forward", "aten::_slow_conv2d_backward",
+        "aten::convolution_backward",
+    ),
 }  # fmt: skip
 
 
@@ -209,7 +215,11 @@ def table(measured: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     hf.logging.set_verbosity_error()
-    measured = [measure(*case) for case in itertools.product(MODELS, DTYPES, (False, True))]
+    measured = [
+        measure(name, dtype, train)
+        for name, dtype, train in itertools.product(MODELS, DTYPES, (False, True))
+        if not (train and torch_crawls(DTYPES[dtype]))  # a step without ours takes minutes
+    ]
     print(table(measured))
     path = write_rows("models", measured)
     print(f"\nrows in {path.relative_to(RESULTS.parent.parent)}")

@@ -61,8 +61,8 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         return False
     size = weight.numel()
     work = x.numel() * weight.shape[0]
-    if torch_crawls(x.dtype):
-        return work >= _LEAST_OF_LOOPS
+    if torch_crawls(x.dtype):  # but a single row is read at the speed of memory, and its gradients are not
+        return work >= _LEAST_OF_LOOPS and (work > size or torch.is_grad_enabled())
     if x.dtype == torch.float32 and work <= _FEW_ROWS * size and not torch.is_grad_enabled():
         return size >= _LARGE_WEIGHT
     return capability != "avx2" and work >= _LEAST

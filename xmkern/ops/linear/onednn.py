@@ -4,15 +4,13 @@ import torch
 from torch import Tensor
 
 _HALVES = (torch.bfloat16, torch.float16)
-# Of torch's half precisions, those in which this processor has no product by oneDNN: loops of torch's own serve, which
-# crawl, forward at a tenth of float32's speed and backward at a hundredth.
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# Of them, those in which oneDNN has no product on this processor: loops of torch's own serve, which crawl, forward at a
+# tenth of float32's speed and backward at a hundredth. A torch without oneDNN is another one, of which we know nothing.
 _MISSING = frozenset(
     dtype
-    for dtype, supported in (
-        (torch.bfloat16, torch.ops.mkldnn._is_mkldnn_bf16_supported),
-        (torch.float16, torch.ops.mkldnn._is_mkldnn_fp16_supported),
-    )
-    if not (torch.backends.mkldnn.is_available() and supported())
+    for dtype, asked in zip(_HALVES, ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"), strict=True)
+    if _AVAILABLE and not getattr(torch.ops.mkldnn, asked, lambda: True)()
 )
 
 
@@ -26,6 +24,8 @@ def refuses(x: Tensor, weight: Tensor, *args: object) -> str | None:
         return f"oneDNN is asked in half precision only, not {x.dtype} and {weight.dtype}"
     if not (x.is_cpu and weight.is_cpu):
         return f"the tensors are on {x.device} and {weight.device}"
+    if not _AVAILABLE:
+        return "this torch has no oneDNN"
     return f"oneDNN has no product in {x.dtype} on this processor" if torch_crawls(x.dtype) else None
 
 
