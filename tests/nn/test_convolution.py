@@ -57,3 +57,12 @@ def test_under_autocast_and_a_compiler(dtype):
     layer, x = layer.to(dtype), x.to(dtype)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x))
+
+
+@pytest.mark.usefixtures("processor")
+def test_what_is_not_half_precision_on_the_cpu_is_torchs():
+    layer, x = xnn.Conv2d(3, 16, 4, 4), torch.randn(2, 3, 16, 16)
+    assert layer.to("meta")(x.to("meta")).shape == (2, 16, 4, 4)
+    double = xnn.Conv2d(3, 16, 4, 4).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(double(x.double()), of_torch(double)(x.double()))

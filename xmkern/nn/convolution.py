@@ -11,12 +11,12 @@ from xmkern.ops.linear import torch_crawls
 def convolve(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Tensor) -> Tensor:
     """The layer's forward pass; in float32 where torch would take fifty times as long in the dtype asked for."""
     function: Callable[..., Tensor] = layer._conv_forward
-    device = input.device.type
-    cast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if cast else input.dtype
+    dtype = input.dtype
+    if input.is_cpu and dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
     if not (input.is_cpu and torch_crawls(dtype)):
         return function(input, layer.weight, layer.bias)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast("cpu", enabled=False):
         bias = None if layer.bias is None else layer.bias.float()
         return function(input.float(), layer.weight.float(), bias).to(dtype)
 
