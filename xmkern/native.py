@@ -6,7 +6,10 @@ import warnings
 from types import ModuleType
 
 # torch first: the extension shares the OpenMP runtime that torch brings along.
-import torch  # noqa: F401
+import torch
+
+# The dtypes that kernels take, as the extension numbers them (csrc/core/dtype.h).
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def _load() -> tuple[ModuleType | None, str | None]:

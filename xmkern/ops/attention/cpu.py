@@ -11,7 +11,6 @@ from xmkern.ops.dropout import native_dropout
 from xmkern.ops.fresh import fresh
 
 MAX_DEPTH = 256
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NO_BIAS: tuple[tuple[int, ...], object] = ((0, 0, 0, 0, 0, 0), None)
 _NO_DROPOUT = (0, 0, 1.0)
 
@@ -19,7 +18,7 @@ _NO_DROPOUT = (0, 0, 1.0)
 def refuses(query: Tensor, key: Tensor, value: Tensor, *args: object) -> str | None:
     if not query.is_cpu:
         return f"the tensors are on {query.device}"
-    if query.dtype not in _DTYPES:
+    if query.dtype not in native.DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {query.dtype}"
     if query.size(3) > MAX_DEPTH or value.size(3) > MAX_DEPTH:
         return f"the kernels take heads of up to {MAX_DEPTH} numbers, not {max(query.shape[3], value.shape[3])}"
@@ -128,7 +127,7 @@ def problem(
     lse = lse if lse.is_contiguous() else lse.contiguous()
     call = (
         (batches, heads, key_heads, queries, depth, out.size(3)),
-        _DTYPES[query.dtype],
+        native.DTYPES[query.dtype],
         scale,
         query_numbers,
         out_numbers,

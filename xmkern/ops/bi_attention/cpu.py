@@ -10,13 +10,12 @@ from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.fresh import fresh
 
 MAX_SIZE = 4096
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def refuses(a: Tensor, b: Tensor, v_a: Tensor, v_b: Tensor, *args: object) -> str | None:
     if not a.is_cpu:
         return f"the tensors are on {a.device}"
-    if a.dtype not in _DTYPES:
+    if a.dtype not in native.DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {a.dtype}"
     # What they keep of a matrix grows with the shorter side and these depths.
     for what, size in (("rows of the shorter side", min(a.size(2), b.size(2))), ("numbers a row", a.size(3))):
@@ -85,7 +84,7 @@ _Side = tuple[tuple[Any, ...], tuple[int, ...]]
 
 
 def _problem(a: Tensor, scale: float, tanh: bool, softmax: bool) -> tuple[Any, ...]:
-    return (a.size(0), a.size(1), a.size(3)), _DTYPES[a.dtype], scale, tanh, softmax
+    return (a.size(0), a.size(1), a.size(3)), native.DTYPES[a.dtype], scale, tanh, softmax
 
 
 def _side(x: Tensor, value: Tensor, out: Tensor, mask: Tensor | None, lse: Tensor) -> tuple[_Side, object]:
@@ -117,7 +116,7 @@ def _operand(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 def refuses_pool(x: Tensor, *args: object) -> str | None:
     if not x.is_cpu:
         return f"the tensors are on {x.device}"
-    if x.dtype not in _DTYPES:
+    if x.dtype not in native.DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
     return native.why_missing()
 
@@ -174,7 +173,7 @@ def _pool(
         guide_numbers = (address, batch, row if guide.size(1) > 1 else 0)
     call = (
         (*x.shape, hidden.size(2)),
-        _DTYPES[x.dtype],
+        native.DTYPES[x.dtype],
         x_numbers,
         hidden_numbers,
         guide_numbers,

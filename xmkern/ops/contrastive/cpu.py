@@ -7,14 +7,13 @@ from xmkern import native
 from xmkern.ops.contrastive.reference import KINDS
 from xmkern.ops.fresh import fresh
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _LANES = 16
 
 
 def refuses(x: Tensor, y: Tensor, x_scale: Tensor, *args: object) -> str | None:
     if not x.is_cpu:
         return f"the tensors are on {x.device}"
-    if x.dtype not in _DTYPES:
+    if x.dtype not in native.DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
     return native.why_missing()
 
@@ -179,7 +178,7 @@ def _relevance(relevance: Tensor | None) -> Tensor | None:
 
 def numbers(x: Tensor, kind: str, columns: bool, relevance: Tensor | None) -> list[int]:
     related = (0, 0) if relevance is None else (relevance.data_ptr(), relevance.stride(0))
-    return [x.shape[1], _DTYPES[x.dtype], KINDS.index(kind), int(columns), *related]
+    return [x.shape[1], native.DTYPES[x.dtype], KINDS.index(kind), int(columns), *related]
 
 
 def gradients(x: Tensor, y: Tensor, x_grad: bool, y_grad: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:

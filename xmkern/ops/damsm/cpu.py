@@ -7,13 +7,12 @@ from xmkern import native
 from xmkern.ops.fresh import fresh
 
 MAX_SIZE = 2048
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def refuses(words: Tensor, regions: Tensor, *args: object) -> str | None:
     if not words.is_cpu:
         return f"the tensors are on {words.device}"
-    if words.dtype not in _DTYPES:
+    if words.dtype not in native.DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {words.dtype}"
     if words.shape[2] > MAX_SIZE:
         return f"the kernels take words and regions of up to {MAX_SIZE} numbers, not {words.shape[2]}"
@@ -58,7 +57,7 @@ def _call(
     lengths = lengths.to(torch.int64).clamp(0, words.shape[1]).contiguous()
     call = (
         (len(words), len(regions), words.shape[1], regions.shape[1], words.shape[2]),
-        _DTYPES[words.dtype],
+        native.DTYPES[words.dtype],
         gamma1,
         word_numbers,
         region_numbers,

@@ -7,17 +7,18 @@ from torch import Tensor
 
 from xmkern import native
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _VARIANCES = {"fixed": 0, "learned": 1, "learned_range": 2}
 _NOTHING = (0, 0)
-_NO_TENSOR = {dtype: torch.empty(0, dtype=dtype) for dtype in _DTYPES}  # for what is not wanted: nobody writes to it
+_NO_TENSOR = {
+    dtype: torch.empty(0, dtype=dtype) for dtype in native.DTYPES
+}  # for what is not wanted: nobody writes to it
 _LEAST_ROW = 256  # elements; a mask of shorter rows is written out
 
 
 def refuses(x: Tensor, *args: object) -> str | None:
     if not x.is_cpu:
         return f"the tensors are on {x.device}"
-    if x.dtype not in _DTYPES:
+    if x.dtype not in native.DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
     return native.why_missing()
 
@@ -69,7 +70,7 @@ def diffusion_step_into(
         else:
             masks = _operand(mask, elements, kept)
     native.module().diffusion.step(
-        _DTYPES[sample.dtype],
+        native.DTYPES[sample.dtype],
         B,
         elements,
         row,
@@ -82,7 +83,7 @@ def diffusion_step_into(
             _NOTHING if noise is None else _operand(noise, elements, kept),
         ),
         tuple(numbers),  # a list if it comes by the dispatcher
-        0 if noise is None else _DTYPES[noise.dtype],
+        0 if noise is None else native.DTYPES[noise.dtype],
         seed is not None,
         seed or 0,
         offset,
@@ -121,7 +122,7 @@ def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
     x0 = x0.contiguous()
     elements = x0.numel() // len(x0)
     native.module().diffusion.step(
-        _DTYPES[x0.dtype],
+        native.DTYPES[x0.dtype],
         *(len(x0), elements, elements),
         ((x0.data_ptr(), elements), *(_NOTHING,) * 9),
         (*_IDENTITY, max_value, ratio),
@@ -143,12 +144,12 @@ def q_sample(
     B = x.shape[0]
     elements = x.numel() // max(B, 1)
     wrong = native.module().diffusion.q_sample(
-        _DTYPES[x.dtype],
+        native.DTYPES[x.dtype],
         B,
         elements,
         (x.data_ptr(), elements),
         _NOTHING if z is None else (z.data_ptr(), elements),
-        0 if z is None else _DTYPES[z.dtype],
+        0 if z is None else native.DTYPES[z.dtype],
         z is None,
         seed or 0,
         offset,
@@ -169,5 +170,5 @@ def q_sample(
 
 def philox_normal(out: Tensor, seed: int, offset: int) -> None:
     native.module().diffusion.normals(
-        out.data_ptr(), _DTYPES[out.dtype], out.numel(), seed, offset, torch.get_num_threads()
+        out.data_ptr(), native.DTYPES[out.dtype], out.numel(), seed, offset, torch.get_num_threads()
     )

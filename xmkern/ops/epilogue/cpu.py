@@ -10,7 +10,6 @@ from xmkern.ops.dropout import native_dropout
 from xmkern.ops.epilogue.reference import sum_dtype
 from xmkern.ops.fresh import fresh
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTIVATIONS = {"gelu": 0, "gelu_tanh": 1, "quick_gelu": 2, "relu": 3, "silu": 4}
 _GATES = {None: 0, "tanh": 1, "sigmoid": 2}
 _NOTHING = (0, 0, 0)
@@ -19,7 +18,7 @@ _NO_DROPOUT = (0, 0, 0.0)
 
 def refuses(*args: Any) -> str | None:
     for x in args:
-        if isinstance(x, Tensor) and x.dtype not in _DTYPES and x.is_floating_point():
+        if isinstance(x, Tensor) and x.dtype not in native.DTYPES and x.is_floating_point():
             return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
         if isinstance(x, Tensor) and not x.is_cpu:
             return f"the tensors are on {x.device}"
@@ -203,7 +202,7 @@ def _rows(x: Tensor | None, memory: list[Tensor]) -> tuple[int, int, int]:
             x = x.contiguous()
         stride = x.stride(0)
         memory.append(x)
-    return x.data_ptr(), stride, _DTYPES[x.dtype]
+    return x.data_ptr(), stride, native.DTYPES[x.dtype]
 
 
 def _vector(x: Tensor | None, memory: list[Tensor]) -> tuple[int, int, int]:
@@ -213,7 +212,7 @@ def _vector(x: Tensor | None, memory: list[Tensor]) -> tuple[int, int, int]:
     if not x.is_contiguous():
         x = x.contiguous()
         memory.append(x)
-    return x.data_ptr(), _DTYPES[x.dtype], 0
+    return x.data_ptr(), native.DTYPES[x.dtype], 0
 
 
 def _gate(gate: Tensor | None, memory: list[Tensor]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -6,13 +6,11 @@ from torch import Tensor
 from xmkern import native
 from xmkern.ops.late_interaction.reference import index_dtype
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-
 
 def refuses(x: Tensor, y: Tensor, *args: object) -> str | None:
     if not x.is_cpu:
         return f"the tensors are on {x.device}"
-    if x.dtype not in _DTYPES:
+    if x.dtype not in native.DTYPES:
         return f"the kernels take float32, bfloat16 and float16, not {x.dtype}"
     return native.why_missing()
 
@@ -76,7 +74,7 @@ def _call(
     """The arguments that both directions share, and the tensors that must outlive the call."""
     x_numbers, x_kept = _side(x, x_mask)
     y_numbers, y_kept = _side(y, y_mask)
-    return (_DTYPES[x.dtype], x.shape[2], mean, x_numbers, y_numbers), (x_kept, y_kept)
+    return (native.DTYPES[x.dtype], x.shape[2], mean, x_numbers, y_numbers), (x_kept, y_kept)
 
 
 def _side(x: Tensor, mask: Tensor | None) -> tuple[tuple[int, ...], object]:

@@ -6,8 +6,6 @@ from torch import Tensor
 from xmkern import native
 from xmkern.ops.fresh import fresh
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-
 # Address, stride, and whether it is columns that are dense.
 _Matrix = tuple[int, int, bool]
 
@@ -15,7 +13,7 @@ _Matrix = tuple[int, int, bool]
 def refuses(x: Tensor, y: Tensor, *args: object) -> str | None:
     if not (x.is_cpu and y.is_cpu):
         return f"the tensors are on {x.device} and {y.device}"
-    if x.dtype not in _DTYPES or y.dtype != x.dtype:
+    if x.dtype not in native.DTYPES or y.dtype != x.dtype:
         return f"the kernel takes float32, bfloat16 or float16, not {x.dtype} and {y.dtype}"
     return native.why_missing()
 
@@ -55,7 +53,7 @@ def _multiply(
         return
     copies: list[Tensor] = []
     native.module().linear.multiply(
-        _DTYPES[out.dtype],
+        native.DTYPES[out.dtype],
         rows,
         columns,
         depth,
