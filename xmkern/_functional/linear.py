@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from xmkern import native
 from xmkern.ops.linear import linear as _product
-from xmkern.ops.linear import torch_crawls
+from xmkern.ops.linear import product_dtype, torch_crawls
 
 # Multiply-adds below which a call takes longer than what it could save: where torch's own product is a fast one, and
 # where it is a plain loop.
@@ -41,10 +41,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     if not (_plain(x) and _plain(weight) and (bias is None or _plain(bias))) or x.is_meta:
         return F.linear(x, weight, bias)
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        if not (x.is_cpu and torch_crawls(dtype)):
+        if not (x.is_cpu and torch_crawls(product_dtype(x))):
             return F.linear(x, weight, bias)
-        x, weight, bias = _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+        x, weight = x.to(product_dtype(x)), weight.to(product_dtype(weight))
+        bias = None if bias is None else bias.to(product_dtype(bias))
     if torch.compiler.is_compiling():  # then no look at sizes, which would be guarded and compiled anew
         ours = x.is_cpu and x.dim() > 1 and torch_crawls(x.dtype)
         return _product(x, weight, bias, backend) if ours else F.linear(x, weight, bias)
@@ -66,11 +66,6 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     if x.dtype == torch.float32 and work <= _FEW_ROWS * size and not torch.is_grad_enabled():
         return size >= _LARGE_WEIGHT
     return capability != "avx2" and work >= _LEAST
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """As autocast does it."""
-    return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
 def _plain(x: Tensor) -> bool:

@@ -5,16 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xmkern.ops.linear import torch_crawls
+from xmkern.ops.linear import product_dtype, torch_crawls
 
 
 def convolve(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Tensor) -> Tensor:
     """The layer's forward pass; in float32 where torch would take fifty times as long in the dtype asked for."""
     function: Callable[..., Tensor] = layer._conv_forward
-    dtype = input.dtype
-    if input.is_cpu and dtype != torch.float64 and torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-    if not (input.is_cpu and torch_crawls(dtype)):
+    if not (input.is_cpu and torch_crawls(dtype := product_dtype(input))):
         return function(input, layer.weight, layer.bias)
     with torch.autocast("cpu", enabled=False):
         bias = None if layer.bias is None else layer.bias.float()

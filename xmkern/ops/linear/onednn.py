@@ -19,6 +19,13 @@ def torch_crawls(dtype: torch.dtype) -> bool:
     return dtype in _MISSING
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """In which torch computes products and convolutions with ``x``: its own, or that which autocast asks for."""
+    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
 def refuses(x: Tensor, weight: Tensor, *args: object) -> str | None:
     if weight.dtype != x.dtype or x.dtype not in _HALVES:
         return f"oneDNN is asked in half precision only, not {x.dtype} and {weight.dtype}"
