@@ -47,5 +47,6 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   bind_late_interaction(module);
   bind_linear(module);
   bind_mih(module);
+  bind_tensor(module);
   bind_transport(module);
 }

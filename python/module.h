@@ -23,4 +23,5 @@ void bind_hamming(pybind11::module_& module);
 void bind_late_interaction(pybind11::module_& module);
 void bind_linear(pybind11::module_& module);
 void bind_mih(pybind11::module_& module);
+void bind_tensor(pybind11::module_& module);
 void bind_transport(pybind11::module_& module);

@@ -28,6 +28,10 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 _module, _missing = _load()
 
+# Whether the extension reads tensors by itself, for calls that make a small kernel's time: torch has what it needs for
+# that from 2.10 on.
+READS_TENSORS: bool = _module is not None and _module.learn_tensors(torch.Tensor, torch.empty_like)
+
 
 def why_missing() -> str | None:
     """Why there is no native extension, or None if there is one."""

@@ -46,12 +46,13 @@ constexpr KernelTable<Kernels> kernel_table(const Kernels* baseline, const Kerne
 }  // namespace xmkern
 
 // In namespace xmkern: declares kernels `name` of a type, as CMakeLists.txt has them compiled for baseline, avx2,
-// avx512 and one level more, `last` (avx512 itself: none more), and defines the table of them.
+// avx512 and one level more, `last` (avx512 itself: none more), and defines the table of them. Without XMKERN_AVX512
+// avx2 is the last.
 #define XMKERN_VARIANT(level, Kernels, name) \
   namespace level {                          \
   extern const Kernels name;                 \
   }
-#if XMKERN_X86
+#if XMKERN_AVX512
 #define XMKERN_KERNELS(table, Kernels, name, last) \
   XMKERN_VARIANT(baseline, Kernels, name)          \
   XMKERN_VARIANT(avx2, Kernels, name)              \
@@ -59,6 +60,11 @@ constexpr KernelTable<Kernels> kernel_table(const Kernels* baseline, const Kerne
   XMKERN_VARIANT(last, Kernels, name)              \
   constexpr KernelTable<Kernels> table =           \
       kernel_table<Kernels>(&baseline::name, &avx2::name, &avx512::name, Capability::last, &last::name);
+#elif XMKERN_X86
+#define XMKERN_KERNELS(table, Kernels, name, last) \
+  XMKERN_VARIANT(baseline, Kernels, name)          \
+  XMKERN_VARIANT(avx2, Kernels, name)              \
+  constexpr KernelTable<Kernels> table = {{&baseline::name, &avx2::name}};
 #else
 #define XMKERN_KERNELS(table, Kernels, name, last) \
   XMKERN_VARIANT(baseline, Kernels, name)          \

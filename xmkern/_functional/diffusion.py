@@ -76,8 +76,15 @@ def diffusion_step(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    shape = _check_sample("sample", sample)
     numbers = step_numbers(coefficients, prediction, variance, guidance, guidance_rescale, clip, len(history))
+    if backend == "auto" and known is None and mask is None:
+        made = ops.step_at_once(
+            sample, model_output, noise, tuple(history), numbers, seed, offset, variance or "fixed",
+            guidance is not None, return_original, out,
+        )  # fmt: skip
+        if made is not None:
+            return made
+    shape = _check_sample("sample", sample)
     expected: tuple[int, ...] = shape
     if guidance is not None:
         expected = (2 * shape[0], *shape[1:])
@@ -164,9 +171,24 @@ def q_sample(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    shape = _check_sample("x0", x0)
     if target not in ("epsilon", "sample", "v", None):
         raise ValueError(f"target must be 'epsilon', 'sample', 'v' or None, not {target!r}")
+    made = ops.q_sample_at_once(x0, t, alphas_cumprod, noise, seed, offset, target) if backend == "auto" else None
+    if made is None:
+        made = _q_sample(x0, t, alphas_cumprod, noise, seed, offset, target, backend)
+    noisy, other = made
+    if target == "sample":
+        return noisy, x0
+    if target == "epsilon" and noise is not None:
+        return noisy, noise
+    return noisy, other if target else None
+
+
+def _q_sample(
+    x0: Any, t: Any, alphas_cumprod: Any, noise: Any, seed: Any, offset: Any, target: Any, backend: str
+) -> tuple[Tensor, Tensor]:
+    """With everything checked."""
+    shape = _check_sample("x0", x0)
     for name, x, dtypes in (("t", t, (torch.int64, torch.int32)), ("alphas_cumprod", alphas_cumprod, _DTYPES[::3])):
         if not isinstance(x, Tensor) or x.dtype not in dtypes:
             kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -183,12 +205,10 @@ def q_sample(
         seed = _check_seed(seed, offset)
     else:
         _check_like("noise", noise, x0, shape, torch.float32)
-    noisy, made = ops.q_sample(x0, t, alphas_cumprod, noise, seed, offset, target or "none", backend=backend)
-    if target == "sample":
-        return noisy, x0
-    if target == "epsilon" and noise is not None:
-        return noisy, noise
-    return noisy, made if target else None
+    made: tuple[Tensor, Tensor] = ops.q_sample(
+        x0, t, alphas_cumprod, noise, seed, offset, target or "none", backend=backend
+    )
+    return made
 
 
 def classifier_guidance(mean: Tensor, variance: Tensor | float, gradient: Tensor, scale: float = 1.0) -> Tensor:
@@ -238,15 +258,16 @@ def philox_normal(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    seed = _check_seed(seed, offset)
     if out is None:
         # one number after the other, which torch reads sooner than a tuple
         out = torch.empty(*shape or ((),), device=device, dtype=dtype)
+        if backend == "auto" and ops.normals_at_once(out, seed, offset):
+            return out
     elif out.shape != torch.Size(shape) or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {list(shape)}, not {list(out.shape)}")
     if out.dtype not in _DTYPES:
         raise TypeError(f"{'dtype' if dtype else 'out'} must be one of {', '.join(map(str, _DTYPES))}, not {out.dtype}")
-    ops.philox_normal(out, seed, offset, backend=backend)
+    ops.philox_normal(out, _check_seed(seed, offset), offset, backend=backend)
     return out
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from xmkern import native
 
 _VARIANCES = {"fixed": 0, "learned": 1, "learned_range": 2}
+_MADE = {"epsilon": 1, "v": 2}  # targets that are neither given nor x0
 _NOTHING = (0, 0)
 _NO_TENSOR = {
     dtype: torch.empty(0, dtype=dtype) for dtype in native.DTYPES
@@ -32,6 +33,41 @@ def diffusion_step(sample: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     original = torch.empty_like(previous) if args[-1] else None
     diffusion_step_into(previous, original, sample, *args)
     return previous, _NO_TENSOR[sample.dtype] if original is None else original
+
+
+def step_at_once(
+    sample: Tensor,
+    model_output: Tensor,
+    noise: Tensor | None,
+    history: tuple[Tensor, ...],
+    numbers: tuple[float, ...],
+    seed: int | None,
+    offset: int,
+    variance: str,
+    guided: bool,
+    original: bool,
+    out: tuple[Tensor, Tensor | None] | None,
+) -> tuple[Tensor, Tensor | None] | None:
+    made: tuple[Tensor, Tensor | None] | None = native.module().diffusion.step_at_once(
+        sample, model_output, noise, history, numbers, seed, offset, _VARIANCES[variance], guided, original, out,
+        torch.is_grad_enabled(), torch.get_num_threads(),
+    )  # fmt: skip
+    return made
+
+
+def q_sample_at_once(
+    x0: Tensor, t: Tensor, alphas_cumprod: Tensor, noise: Tensor | None, seed: int | None, offset: int, target: str
+) -> tuple[Tensor, Tensor | None] | None:
+    made: tuple[Tensor, Tensor | None] | None = native.module().diffusion.q_sample_at_once(
+        x0, t, alphas_cumprod, noise, seed, offset, _MADE.get(target, 0),
+        torch.is_grad_enabled(), torch.get_num_threads(),
+    )  # fmt: skip
+    return made
+
+
+def normals_at_once(out: Tensor, seed: int, offset: int) -> bool | None:
+    made: bool = native.module().diffusion.normals_at_once(out, seed, offset, torch.get_num_threads())
+    return made or None
 
 
 def diffusion_step_into(

@@ -1,0 +1,46 @@
+// Tensors of torch, read without its headers: by the table of C functions that DLPack defines and torch has from 2.10
+// on. To ask a tensor for its address, shape, strides, dtype and device by Python takes longer than a small kernel.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace xmkern {
+
+// The first three are those of Dtype.
+enum class Element : int { float32, bfloat16, float16, float64, int32, int64 };
+
+// A tensor whose elements lie one after the other.
+struct Dense {
+  void* data;
+  int axes;
+  const std::int64_t* shape;
+  std::int64_t elements;
+  Element element;
+
+  Dtype dtype() const { return static_cast<Dtype>(element); }
+};
+
+// Whether x is an ordinary tensor: of torch.Tensor itself, on the CPU, contiguous, not empty, of one of these elements,
+// and, where gradients are enabled, without one. If not, the caller leaves the call to Python, which can do with it or
+// say what is wrong.
+bool read(pybind11::handle x, bool gradients, Dense& out);
+
+// The same, and of a dtype that kernels take.
+bool read_operand(pybind11::handle x, bool gradients, Dense& out);
+
+// The same, and of the dtype and shape of another.
+bool read_like(pybind11::handle x, bool gradients, const Dense& like, Dense& out);
+
+bool same_shape(const Dense& a, const Dense& b);
+
+// An integer of at least so much.
+bool read_integer(pybind11::handle x, std::int64_t least, std::int64_t& out);
+
+// Memory for a tensor like x, which is an ordinary one.
+pybind11::object empty_like(pybind11::handle x);
+
+}  // namespace xmkern
