@@ -130,7 +130,8 @@ py::object q_sample_at_once(py::handle x0, py::handle t, py::handle table, py::h
   Dense x, times, kept;
   if (!read_operand(x0, gradients, x) || !read(t, false, times) || !read(table, gradients, kept)) return no;
   if (x.axes == 0 || times.axes != 1 || times.elements != x.shape[0] || kept.axes != 1) return no;
-  if (times.element < Element::int32 || (kept.element != Element::float32 && kept.element != Element::float64))
+  if ((times.element != Element::int64 && times.element != Element::int32) ||
+      (kept.element != Element::float32 && kept.element != Element::float64))
     return no;
   Noising q{x.dtype(), x.shape[0], x.elements / x.shape[0], {}, {}, nullptr, nullptr, nullptr, nullptr};
   q.sample = {x.data, q.elements};

@@ -1,6 +1,8 @@
 #include "tensor.h"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 #include "module.h"
 
@@ -34,11 +36,11 @@ struct Exchange {
 };
 
 constexpr std::int32_t on_cpu = 1;
-constexpr std::uint8_t an_int = 0, a_float = 2, a_bfloat = 4;
+constexpr std::uint8_t an_int = 0, a_float = 2, a_bfloat = 4, a_bool = 6;
 
 // Set once, when the module is loaded; Python keeps them for as long as the process lives.
 const Exchange* exchange = nullptr;
-PyObject *tensor_type, *empty, *requires_grad;
+PyObject *tensor_type, *torch_empty_like, *new_empty, *requires_grad;
 
 // Whether torch has the table, so that tensors can be read.
 bool learn(const py::type& tensor, const py::object& empty_like) {
@@ -48,7 +50,8 @@ bool learn(const py::type& tensor, const py::object& empty_like) {
   while (found && found->version.major > 1) found = found->previous;
   if (!found || found->version.major != 1 || !found->describe) return false;
   tensor_type = py::type(tensor).release().ptr();
-  empty = py::object(empty_like).release().ptr();
+  torch_empty_like = py::object(empty_like).release().ptr();
+  new_empty = PyUnicode_InternFromString("new_empty");
   requires_grad = PyUnicode_InternFromString("requires_grad");
   exchange = found;
   return true;
@@ -61,7 +64,8 @@ bool element_of(const Described& x, Element& out) {
   };
   constexpr Known known[] = {{a_float, 32, Element::float32}, {a_bfloat, 16, Element::bfloat16},
                              {a_float, 16, Element::float16}, {a_float, 64, Element::float64},
-                             {an_int, 32, Element::int32},    {an_int, 64, Element::int64}};
+                             {an_int, 32, Element::int32},    {an_int, 64, Element::int64},
+                             {a_bool, 8, Element::boolean}};
   for (const Known& each : known) {
     if (x.kind != each.kind || x.bits != each.bits || x.lanes != 1) continue;
     out = each.element;
@@ -72,7 +76,7 @@ bool element_of(const Described& x, Element& out) {
 
 }  // namespace
 
-bool read(py::handle x, bool gradients, Dense& out) {
+bool read(py::handle x, bool gradients, Strided& out) {
   if (!exchange || reinterpret_cast<PyObject*>(Py_TYPE(x.ptr())) != tensor_type) return false;
   if (gradients) {
     const auto asks = py::reinterpret_steal<py::object>(PyObject_GetAttr(x.ptr(), requires_grad));
@@ -87,21 +91,21 @@ bool read(py::handle x, bool gradients, Dense& out) {
     return false;
   }
   if (described.device != on_cpu || !element_of(described, out.element)) return false;
-  std::int64_t elements = 1;
-  for (std::int32_t axis = described.axes; axis-- > 0;) {
-    const std::int64_t size = described.shape[axis];
-    if (size != 1 && described.strides[axis] != elements) return false;
-    elements *= size;
-  }
-  if (elements == 0) return false;
   out.data = static_cast<char*>(described.data) + described.offset;
-  out.axes = described.axes, out.shape = described.shape, out.elements = elements;
+  out.axes = described.axes, out.shape = described.shape, out.strides = described.strides;
+  out.elements = std::accumulate(out.shape, out.shape + out.axes, std::int64_t{1}, std::multiplies<>{});
+  return out.elements > 0;
+}
+
+bool read(py::handle x, bool gradients, Dense& out) {
+  if (!read(x, gradients, static_cast<Strided&>(out))) return false;
+  std::int64_t stride = 1;
+  for (int axis = out.axes; axis-- > 0; stride *= out.shape[axis])
+    if (out.shape[axis] != 1 && out.strides[axis] != stride) return false;
   return true;
 }
 
-bool read_operand(py::handle x, bool gradients, Dense& out) {
-  return read(x, gradients, out) && out.element <= Element::float16;
-}
+bool read_operand(py::handle x, bool gradients, Dense& out) { return read(x, gradients, out) && out.computes(); }
 
 bool read_like(py::handle x, bool gradients, const Dense& like, Dense& out) {
   return read(x, gradients, out) && out.element == like.element && same_shape(out, like);
@@ -119,7 +123,19 @@ bool same_shape(const Dense& a, const Dense& b) {
 }
 
 py::object empty_like(py::handle x) {
-  PyObject* made = PyObject_CallOneArg(empty, x.ptr());
+  PyObject* made = PyObject_CallOneArg(torch_empty_like, x.ptr());
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+py::object empty(py::handle x, std::initializer_list<std::int64_t> shape) {
+  return empty(x, shape.begin(), static_cast<int>(shape.size()));
+}
+
+py::object empty(py::handle x, const std::int64_t* shape, int axes) {
+  py::tuple sizes(static_cast<size_t>(axes));
+  for (int axis = 0; axis < axes; ++axis) sizes[static_cast<size_t>(axis)] = py::int_(shape[axis]);
+  PyObject* made = PyObject_CallMethodOneArg(x.ptr(), new_empty, sizes.ptr());
   if (!made) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(made);
 }

@@ -5,28 +5,34 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "core/dtype.h"
 
 namespace xmkern {
 
 // The first three are those of Dtype.
-enum class Element : int { float32, bfloat16, float16, float64, int32, int64 };
+enum class Element : int { float32, bfloat16, float16, float64, int32, int64, boolean };
 
-// A tensor whose elements lie one after the other.
-struct Dense {
+struct Strided {
   void* data;
   int axes;
-  const std::int64_t* shape;
+  const std::int64_t *shape, *strides;  // in elements
   std::int64_t elements;
   Element element;
 
+  bool computes() const { return element <= Element::float16; }  // of a dtype that kernels take
   Dtype dtype() const { return static_cast<Dtype>(element); }
+  std::int64_t bytes() const { return elements * size_of(dtype()); }
 };
 
-// Whether x is an ordinary tensor: of torch.Tensor itself, on the CPU, contiguous, not empty, of one of these elements,
-// and, where gradients are enabled, without one. If not, the caller leaves the call to Python, which can do with it or
-// say what is wrong.
+// A tensor whose elements lie one after the other.
+struct Dense : Strided {};
+
+// Whether x is an ordinary tensor: of torch.Tensor itself, on the CPU, not empty, of one of these elements, and, where
+// gradients are enabled, without one. If not, the caller leaves the call to Python, which can do with it or say what is
+// wrong.
+bool read(pybind11::handle x, bool gradients, Strided& out);
 bool read(pybind11::handle x, bool gradients, Dense& out);
 
 // The same, and of a dtype that kernels take.
@@ -40,7 +46,12 @@ bool same_shape(const Dense& a, const Dense& b);
 // An integer of at least so much.
 bool read_integer(pybind11::handle x, std::int64_t least, std::int64_t& out);
 
-// Memory for a tensor like x, which is an ordinary one.
+// Memory for a tensor like x, which is an ordinary one, or of its dtype and another shape.
 pybind11::object empty_like(pybind11::handle x);
+pybind11::object empty(pybind11::handle x, std::initializer_list<std::int64_t> shape);
+pybind11::object empty(pybind11::handle x, const std::int64_t* shape, int axes);
+
+// Memory of so many bytes is asked for on huge pages, by Python (xmkern/ops/fresh.py).
+inline constexpr std::int64_t large = std::int64_t{1} << 22;
 
 }  // namespace xmkern

@@ -15,3 +15,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Counting bits in one instruction is of use to Hamming's kernels alone.
 capability = capabilities.fixture(without="avx512_vpopcntdq")
+
+
+@pytest.fixture
+def at_once_calls(monkeypatch):
+    """at_once_calls(module, *names) -> a list that tells of each call of these functions whether it was served."""
+
+    def watch(module, *names):
+        found = []
+
+        def watched(call):
+            def wrapper(*args):
+                result = call(*args)
+                found.append(result is not None)
+                return result
+
+            return wrapper
+
+        for name in names:
+            monkeypatch.setattr(module, name, watched(getattr(module, name)))
+        return found
+
+    return watch

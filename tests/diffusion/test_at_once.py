@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 import xmkern.functional as xf
 from xmkern import native
 from xmkern._functional import diffusion as functional
-from xmkern.ops import diffusion as ops
 from xmkern.testing import strategies
 
 from .test_functional import STEP, many, normal
@@ -26,23 +25,8 @@ def same(results, others):
 
 
 @pytest.fixture
-def served(monkeypatch):
-    """Whether each call was served at once."""
-    found = []
-
-    def spy(name):
-        call = getattr(ops, name)
-
-        def spied(*args):
-            result = call(*args)
-            found.append(result is not None)
-            return result
-
-        monkeypatch.setattr(functional.ops, name, spied)
-
-    for name in ("step_at_once", "q_sample_at_once", "normals_at_once"):
-        spy(name)
-    return found
+def served(at_once_calls):
+    return at_once_calls(functional.ops, "step_at_once", "q_sample_at_once", "normals_at_once")
 
 
 def test_tensors_can_be_read():

@@ -41,9 +41,13 @@ def gated_residual(
     """
     if residual is None:
         raise TypeError("residual must be a tensor, not None")
-    D = check_rows(x, residual, bias=bias)
     if activation not in (None, "tanh", "sigmoid"):
         raise ValueError(f"activation must be 'tanh', 'sigmoid' or None, not {activation!r}")
+    if backend == "auto":
+        made: Tensor | None = epilogue.gated_residual_at_once(x, residual, gate, bias, activation)
+        if made is not None:
+            return made
+    D = check_rows(x, residual, bias=bias)
     if gate is not None:
         check_tensor("gate", gate, x)
         if gate.shape not in (x.shape, (D,), (1,), ()):
@@ -76,8 +80,11 @@ def bias_activation(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
+    made = _at_once(x, bias, activation, False, backend)
+    if made is not None:
+        return made
     check_rows(x, bias=bias)
-    return epilogue.bias_activation(x, bias, _known(activation), False, backend)
+    return epilogue.bias_activation(x, bias, activation, False, backend)
 
 
 def gated_activation(
@@ -101,9 +108,12 @@ def gated_activation(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
+    made = _at_once(x, bias, activation, True, backend)
+    if made is not None:
+        return made
     if check_rows(x, bias=bias) % 2:
         raise ValueError(f"x must be [..., 2 D], with an even last axis, not of shape {list(x.shape)}")
-    return epilogue.bias_activation(x, bias, _known(activation), True, backend)
+    return epilogue.bias_activation(x, bias, activation, True, backend)
 
 
 def check_rows(x: Any, residual: Any = None, **parameters: Any) -> int:
@@ -137,7 +147,10 @@ def check_tensor(name: str, value: Any, x: Any) -> None:
         raise ValueError(f"{name} must be on {x.device} as x is, not on {value.device}")
 
 
-def _known(activation: str) -> str:
+def _at_once(x: Tensor, bias: Tensor | None, activation: str, gated: bool, backend: str) -> Tensor | None:
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(map(repr, _ACTIVATIONS))}, not {activation!r}")
-    return activation
+    if backend != "auto":
+        return None
+    made: Tensor | None = epilogue.bias_activation_at_once(x, bias, activation, gated)
+    return made

@@ -76,12 +76,8 @@ def add_layer_norm(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    check_rows(x, residual, linear_bias=linear_bias, weight=weight, bias=bias)
-    seed = None if dropout_p == 0 else dropout_seed(dropout_p, x.device)
-    out, total = epilogue.add_norm(
-        x, residual, linear_bias, None, None, weight, bias, False, True, return_sum, False, pb_relax, _eps(eps),
-        dropout_p, seed, backend,
-    )  # fmt: skip
+    args = x, residual, linear_bias, None, None, weight, bias, False, True, return_sum, False, pb_relax, _eps(eps)
+    out, total = _add_norm(args, dropout_p, backend, linear_bias=linear_bias, weight=weight, bias=bias)
     return (out, total) if return_sum else out
 
 
@@ -122,12 +118,8 @@ def add_rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`add_layer_norm` with weight * s / sqrt(mean s^2 + eps) instead of LayerNorm (Zhang and Sennrich, 2019),
     as T5 has it."""
-    check_rows(x, residual, linear_bias=linear_bias, weight=weight)
-    seed = None if dropout_p == 0 else dropout_seed(dropout_p, x.device)
-    out, total = epilogue.add_norm(
-        x, residual, linear_bias, None, None, weight, None, False, True, return_sum, True, False, _eps(eps),
-        dropout_p, seed, backend,
-    )  # fmt: skip
+    args = x, residual, linear_bias, None, None, weight, None, False, True, return_sum, True, False, _eps(eps)
+    out, total = _add_norm(args, dropout_p, backend, linear_bias=linear_bias, weight=weight)
     return (out, total) if return_sum else out
 
 
@@ -197,14 +189,9 @@ def sandwich_layer_norm(
         raise TypeError("residual must be a tensor, not None")
     if not next_norm and (next_weight is not None or next_bias is not None):
         raise ValueError("next_norm must be True where next_weight or next_bias is given")
-    check_rows(
-        x, residual, linear_bias=linear_bias, weight=weight, bias=bias, next_weight=next_weight, next_bias=next_bias
-    )
-    seed = None if dropout_p == 0 else dropout_seed(dropout_p, x.device)
-    out, total = epilogue.add_norm(
-        x, residual, linear_bias, weight, bias, next_weight, next_bias, True, next_norm, True, False, pb_relax,
-        _eps(eps), dropout_p, seed, backend,
-    )  # fmt: skip
+    norms = {"weight": weight, "bias": bias, "next_weight": next_weight, "next_bias": next_bias}
+    args = x, residual, linear_bias, *norms.values(), True, next_norm, True, False, pb_relax, _eps(eps)
+    out, total = _add_norm(args, dropout_p, backend, linear_bias=linear_bias, **norms)
     return (out, total) if next_norm else total
 
 
@@ -230,12 +217,22 @@ def bias_dropout_add(
     """
     if residual is None:
         raise TypeError("residual must be a tensor, not None")
-    check_rows(x, residual, bias=bias)
+    args = x, residual, bias, None, None, None, None, False, False, True, False, False, 0.0
+    return _add_norm(args, dropout_p, backend, bias=bias)[1]
+
+
+def _add_norm(
+    args: tuple[Any, ...], dropout_p: float, backend: str, **parameters: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The operator -> the norm and the sum; what it does not serve at once is checked by name."""
+    if backend == "auto" and dropout_p == 0:
+        made: tuple[Tensor, Tensor] | None = epilogue.add_norm_at_once(*args)
+        if made is not None:
+            return made
+    x, residual = args[:2]
+    check_rows(x, residual, **parameters)
     seed = None if dropout_p == 0 else dropout_seed(dropout_p, x.device)
-    _, total = epilogue.add_norm(
-        x, residual, bias, None, None, None, None, False, False, True, False, False, 0.0, dropout_p, seed, backend
-    )
-    return total
+    return epilogue.add_norm(*args, dropout_p, seed, backend)
 
 
 def _eps(eps: Any) -> float:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from xmkern import native
+
 library = torch.library.Library("xmkern", "DEF")
 
 
@@ -117,6 +119,16 @@ def unobserved() -> bool:
     """Whether no compiler, mode, transform, tracer or profiler has to see the calls of operators; a tensor subclass
     may."""
     return not torch.compiler.is_compiling() and _local_keys().raw_repr() in _UNOBSERVED and not _profiled()
+
+
+def at_once(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that the extension serves without checks by name, which take longer than a small kernel. It returns None
+    where an argument is not as it should be or mostly is, a gradient is asked for, or somebody has to see the call."""
+
+    def call(*args: Any) -> Any:
+        return launch(*args) if native.READS_TENSORS and unobserved() else None
+
+    return call
 
 
 def ops() -> dict[str, Op]:

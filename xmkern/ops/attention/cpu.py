@@ -1,6 +1,7 @@
 """Launches the C++ kernels: makes the memory, passes addresses and strides."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,19 @@ def attention(
     native.module().attention.forward((call,), torch.get_num_threads())
     del kept
     return out, lse
+
+
+def attention_at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: tuple[int, ...],
+    mask_tensors: tuple[Tensor, ...],
+    scale: float | None,
+) -> Any:
+    return native.module().attention.at_once(
+        query, key, value, mask, mask_tensors, scale, torch.is_grad_enabled(), torch.get_num_threads()
+    )
 
 
 def attention_backward(

@@ -11,7 +11,7 @@ from xmkern.ops.attention.batching import fold_backward, fold_forward
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.dtype import wide_dtype
 from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, at_once
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
@@ -122,6 +122,9 @@ class _Attention(torch.autograd.Function):
 
 
 _apply = unbound(_Attention)
+
+
+attention_at_once = at_once(cpu.attention_at_once)
 
 
 def attention(

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern import native
 from xmkern.ops.diffusion import cpu, reference, triton
 from xmkern.ops.diffusion.reference import Numbers
 from xmkern.ops.gradient import graded, run
-from xmkern.ops.registry import Backend, Op, unobserved
+from xmkern.ops.registry import Backend, Op, at_once, unobserved
 
 _STEP = (
     "Tensor sample, Tensor model_output, Tensor? noise, Tensor? known, Tensor? mask, Tensor? history1, "
@@ -138,19 +137,9 @@ def _ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
     return True
 
 
-def _at_once(launch: Callable[..., Any]) -> Callable[..., Any]:
-    """A call that the extension serves without checks by name, which take longer than a small step. It returns None
-    where an argument is not as it should be or mostly is, a gradient is asked for, or somebody has to see the call."""
-
-    def call(*args: Any) -> Any:
-        return launch(*args) if native.READS_TENSORS and unobserved() else None
-
-    return call
-
-
-step_at_once = _at_once(cpu.step_at_once)
-q_sample_at_once = _at_once(cpu.q_sample_at_once)
-normals_at_once = _at_once(cpu.normals_at_once)
+step_at_once = at_once(cpu.step_at_once)
+q_sample_at_once = at_once(cpu.q_sample_at_once)
+normals_at_once = at_once(cpu.normals_at_once)
 
 diffusion_step = _or_reference(step_forward, 8)
 diffusion_step_into = _or_reference(step_into, 10)

@@ -61,6 +61,32 @@ def add_norm(
     return out, kept, moments
 
 
+def add_norm_at_once(
+    x: Tensor,
+    residual: Tensor | None,
+    linear_bias: Tensor | None,
+    inner_weight: Tensor | None,
+    inner_bias: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    inner: bool,
+    outer: bool,
+    keep_sum: bool,
+    rms: bool,
+    pb_relax: bool,
+    eps: float,
+) -> Any:
+    return native.module().epilogue.add_norm_at_once(
+        x,
+        residual,
+        (linear_bias, inner_weight, inner_bias, weight, bias),
+        (inner, outer, keep_sum, rms, pb_relax),
+        eps,
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+    )
+
+
 def add_norm_backward(
     grad_out: Tensor | None,
     grad_sum: Tensor | None,
@@ -120,6 +146,14 @@ def gated_residual(
     return out
 
 
+def gated_residual_at_once(
+    x: Tensor, residual: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
+) -> Any:
+    return native.module().epilogue.gated_residual_at_once(
+        x, residual, gate, bias, _GATES[activation], torch.is_grad_enabled(), torch.get_num_threads()
+    )
+
+
 def gated_residual_backward(
     grad: Tensor, x: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,6 +192,12 @@ def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool
         torch.get_num_threads(),
     )
     return out
+
+
+def bias_activation_at_once(x: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Any:
+    return native.module().epilogue.bias_activation_at_once(
+        x, bias, _ACTIVATIONS[activation], gated, torch.is_grad_enabled(), torch.get_num_threads()
+    )
 
 
 def bias_activation_backward(

@@ -11,7 +11,7 @@ from xmkern.ops.dtype import wide_dtype
 from xmkern.ops.epilogue import cpu, reference, triton
 from xmkern.ops.epilogue.reference import sum_dtype
 from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
-from xmkern.ops.registry import Backend, Op
+from xmkern.ops.registry import Backend, Op, at_once
 
 _LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
@@ -232,6 +232,11 @@ def add_norm(*args: Any) -> tuple[Tensor, Tensor]:
     """The operator with its gradient, the backend last -> out [..., D] or [0], the sum [..., D] or [0]"""
     out, kept, _ = _call(_AddNorm, _add_norm, add_norm_forward, 7, args)
     return out, kept
+
+
+add_norm_at_once = at_once(cpu.add_norm_at_once)
+gated_residual_at_once = at_once(cpu.gated_residual_at_once)
+bias_activation_at_once = at_once(cpu.bias_activation_at_once)
 
 
 def gated_residual(*args: Any) -> Tensor:

@@ -1,0 +1,146 @@
+"""Attention that the extension serves without Python's checks: the same bits as with them, and nothing that is out of
+the ordinary gets past."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+import xmkern.functional as xf
+from xmkern import masks, native
+from xmkern._functional import attention as functional
+from xmkern.testing import strategies
+
+from .test_functional import tensors
+
+MASKS = {
+    "none": None,
+    "causal": masks.causal(2),
+    "band": masks.band(1, 3) | masks.band(-4, 9),
+    "lengths": masks.key_lengths(torch.tensor([7, 3])),
+    "segments": masks.causal() & masks.segments(torch.arange(18).view(2, 9) // 4),
+    "dense": masks.dense(torch.rand(1, 4, 1, 9, generator=torch.Generator().manual_seed(0)) < 0.7),
+    "prefix": masks.prefix(torch.tensor([0, 5])),
+}
+
+
+@pytest.fixture
+def served(at_once_calls):
+    return at_once_calls(functional, "attention_at_once")
+
+
+def heads(inside, *shape, dtype=torch.float32, seed=0):
+    """[B, H, L, D], as it lies or as a view of [B, L, H, D]."""
+    B, H, L, D = shape
+    (x,) = tensors((B, L, H, D) if inside else shape, dtype=dtype, grad=False, seed=seed)
+    return x.transpose(1, 2) if inside else x
+
+
+@pytest.mark.parametrize("dtype", native.DTYPES)
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("mask", MASKS)
+def test_ordinary_calls(served, mask, inside, dtype):
+    query, key = heads(inside, 2, 4, 9, 24, dtype=dtype), heads(inside, 2, 2, 9, 24, dtype=dtype, seed=1)
+    for depth in (24, 16):
+        for scale in (None, 0.3):
+            args = query, key, heads(inside, 2, 2, 9, depth, dtype=dtype, seed=2), MASKS[mask]
+            with torch.no_grad():
+                made = xf.attention(*args, scale=scale)
+            want = xf.attention(*args, scale=scale, backend="cpu")
+            assert torch.equal(made, want)
+            assert made.stride() == want.stride()
+    assert served == [True] * 4
+
+
+def test_bits_are_those_of_the_checked_call():
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @given(strategies.attention())
+    def check(inputs):
+        inputs |= {"dropout_p": 0.0, "return_lse": False}
+        with torch.no_grad():
+            assert torch.equal(xf.attention(**inputs), xf.attention(**inputs, backend="cpu"))
+
+    check()
+
+
+def test_parts_of_one_projection(served):
+    """Heads of a fused projection are neither dense nor like what they give."""
+    (projected,) = tensors((2, 9, 3, 4, 16), grad=False)
+    args = projected.permute(2, 0, 3, 1, 4).unbind()
+    made, want = xf.attention(*args), xf.attention(*args, backend="cpu")
+    assert served == [True]
+    assert torch.equal(made, want)
+    assert made.stride() == want.stride()
+
+
+class Marked(torch.Tensor):
+    pass
+
+
+def test_what_is_out_of_the_ordinary_is_served_with_checks(served):
+    query, key, value = tensors((2, 4, 9, 24), (2, 4, 9, 24), (2, 4, 9, 24), grad=False)
+    lengths = masks.key_lengths(torch.tensor([7, 3]))
+    calls = [
+        ((query.mT.contiguous().mT, key, value), {}),
+        ((query, key.clone().requires_grad_(), value), {}),
+        ((query, key, torch.nn.Parameter(value)), {"mask": lengths}),
+        ((query.as_subclass(Marked), key, value), {}),
+        ((query.double(), key.double(), value.double()), {}),
+        ((query[:, :, :0], key, value), {}),
+        ((query, key[:, :, :0], value[:, :, :0]), {}),
+        ((query.expand(2, 4, 9, 24), key, value), {"scale": 1}),
+        (tuple(x.repeat(1, 1, 1, 11) for x in (query, key, value)), {}),
+        ((query, key, value), {"bias": query[0, 0, :, :9].clone()}),
+        ((query, key, value), {"return_lse": True}),
+        ((query, key, value), {"mask": query[0, 0, :, :9] > 0}),
+    ]
+    for args, more in calls:
+        made, want = (xf.attention(*args, **more, **other) for other in ({}, {"backend": "reference"}))
+        for a, b in zip(made, want, strict=True) if isinstance(made, tuple) else [(made, want)]:
+            torch.testing.assert_close(a.as_subclass(torch.Tensor), b.as_subclass(torch.Tensor))
+            assert a.requires_grad == b.requires_grad
+    assert not any(served)
+
+
+def test_autocast_casts(served):
+    query, key, value = tensors((2, 4, 9, 24), (2, 4, 9, 24), (2, 4, 9, 24), grad=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert xf.attention(query, key, value).dtype == torch.bfloat16
+    assert not served
+
+
+def test_modes_see_the_call(served):
+    query, key, value = tensors((2, 4, 9, 24), (2, 4, 9, 24), (2, 4, 9, 24), grad=False)
+    want = xf.attention(query, key, value, backend="cpu")
+    assert torch.equal(torch.compile(xf.attention, backend="eager", fullgraph=True)(query, key, value), want)
+    assert torch.equal(torch.vmap(xf.attention)(query[None], key[None], value[None])[0], want)
+    assert xf.attention(*(x.to("meta") for x in (query, key, value))).is_meta
+    with torch.profiler.profile() as profile:
+        xf.attention(query, key, value)
+    assert any("attention" in event.key for event in profile.key_averages())
+    assert not any(served)
+
+
+@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "must be a tensor"),
+        (torch.zeros(2, 4, 9), "must have four axes"),
+        (torch.zeros(2, 4, 9, 24).half(), "must be of one dtype"),
+        (torch.zeros(3, 3, 7, 23), "axes|divides"),
+    ],
+)
+@pytest.mark.parametrize("mask", ["none", "causal", "lengths"])
+def test_what_is_wrong_is_named(at, wrong, message, mask):
+    args = tensors((2, 4, 9, 24), (2, 4, 9, 24), (2, 4, 9, 24), grad=False)
+    args[at] = wrong
+    with torch.no_grad(), pytest.raises((ValueError, TypeError), match=message):
+        xf.attention(*args, MASKS[mask])
+
+
+def test_a_mask_that_does_not_fit_is_named():
+    args = tensors((3, 4, 9, 24), (3, 4, 9, 24), (3, 4, 9, 24), grad=False)
+    with torch.no_grad(), pytest.raises(ValueError, match="lengths"):
+        xf.attention(*args, MASKS["lengths"])
+    with pytest.raises(TypeError, match="mask must be a tensor or a mask"):
+        xf.attention(*args, "causal")
