@@ -37,12 +37,12 @@ void set_numbers(Step& s, const py::tuple& numbers) {
 }
 
 // Where z comes from, of shape and dtype of x or in float32; false: none of the two, or not as it mostly is.
-bool read_noise(py::handle noise, py::handle seed, py::handle offset, bool gradients, const Dense& x, Noise& out) {
+bool read_noise(py::handle noise, py::handle seed, py::handle offset, const Dense& x, Noise& out) {
   constexpr int64_t most = int64_t{1} << 62;
   int64_t key, begin;
   if (seed.is_none()) {
     Dense z;
-    if (!read_operand(noise, gradients, z) || !same_shape(z, x)) return false;
+    if (!read_operand(noise, z) || !same_shape(z, x)) return false;
     if (z.element != x.element && z.element != Element::float32) return false;
     out = {{z.data, x.elements / x.shape[0]}, z.dtype(), false, 0, 0};
     return true;
@@ -59,7 +59,7 @@ py::object step_at_once(py::handle sample, py::handle output, py::handle noise, 
                         bool original, py::handle out, bool gradients, int threads) {
   const py::object no = py::none();
   Dense x, model, other;
-  if (!read_operand(sample, gradients, x) || !read(output, gradients, model) || history.size() > 3) return no;
+  if (!read_operand(sample, x) || !read(output, model) || history.size() > 3) return no;
   Step s{};
   s.deviation = static_cast<Variance>(deviation);
   const bool learned = s.deviation != Variance::fixed;
@@ -75,11 +75,12 @@ py::object step_at_once(py::handle sample, py::handle output, py::handle noise, 
   if (guided) s.conditional = output_from(conditional);
   if (learned) s.variance = output_from(conditional + s.elements);
   for (size_t k = 0; k < history.size(); ++k) {
-    if (!read_like(history[k], gradients, x, other)) return no;
+    if (!read_like(history[k], x, other)) return no;
     s.history[k] = {other.data, s.elements};
   }
   set_numbers(s, numbers);
-  if ((s.of_noise != 0 || s.churn != 0) && !read_noise(noise, seed, offset, gradients, x, s.noise)) return no;
+  if ((s.of_noise != 0 || s.churn != 0) && !read_noise(noise, seed, offset, x, s.noise)) return no;
+  if (gradients && (ask_gradients({sample, output, noise}) || ask_gradients(history))) return no;
   py::object previous, predicted = py::none();
   if (out.is_none()) {
     previous = empty_like(sample);
@@ -88,11 +89,12 @@ py::object step_at_once(py::handle sample, py::handle output, py::handle noise, 
     if (!PyTuple_CheckExact(out.ptr()) || PyTuple_GET_SIZE(out.ptr()) != 2) return no;
     previous = py::reinterpret_borrow<py::object>(item(out, 0));
     predicted = py::reinterpret_borrow<py::object>(item(out, 1));
+    if (gradients && ask_gradients(py::reinterpret_borrow<py::tuple>(out))) return no;
   }
-  if (!read_like(previous, gradients, x, other)) return no;
+  if (!read_like(previous, x, other)) return no;
   s.previous = other.data;
   if (!predicted.is_none()) {
-    if (!read_like(predicted, gradients, x, other)) return no;
+    if (!read_like(predicted, x, other)) return no;
     s.original = other.data;
   }
   {
@@ -128,14 +130,15 @@ py::object q_sample_at_once(py::handle x0, py::handle t, py::handle table, py::h
                             py::handle offset, int target, bool gradients, int threads) {
   const py::object no = py::none();
   Dense x, times, kept;
-  if (!read_operand(x0, gradients, x) || !read(t, false, times) || !read(table, gradients, kept)) return no;
+  if (!read_operand(x0, x) || !read(t, times) || !read(table, kept)) return no;
   if (x.axes == 0 || times.axes != 1 || times.elements != x.shape[0] || kept.axes != 1) return no;
   if ((times.element != Element::int64 && times.element != Element::int32) ||
       (kept.element != Element::float32 && kept.element != Element::float64))
     return no;
   Noising q{x.dtype(), x.shape[0], x.elements / x.shape[0], {}, {}, nullptr, nullptr, nullptr, nullptr};
   q.sample = {x.data, q.elements};
-  if (!read_noise(noise, seed, offset, gradients, x, q.noise)) return no;
+  if (!read_noise(noise, seed, offset, x, q.noise)) return no;
+  if (gradients && ask_gradients({x0, table, noise})) return no;
   std::vector<float> levels(static_cast<size_t>(2 * q.samples));
   q.levels = levels.data();
   if (read_levels(times.data, times.element == Element::int64, kept.data, kept.element == Element::float64, q.samples,
@@ -144,7 +147,7 @@ py::object q_sample_at_once(py::handle x0, py::handle t, py::handle table, py::h
   const auto memory = [&](py::object& of, void*& address) {
     Dense made;
     of = empty_like(x0);
-    if (!read_like(of, gradients, x, made)) return false;
+    if (!read_like(of, x, made)) return false;
     address = made.data;
     return true;
   };
@@ -163,8 +166,8 @@ py::object q_sample_at_once(py::handle x0, py::handle t, py::handle table, py::h
 bool normals_at_once(py::handle out, py::handle seed, py::handle offset, int threads) {
   Dense x;
   Noise noise;
-  if (!read_operand(out, false, x) || x.axes == 0) return false;
-  if (!read_noise(py::none(), seed, offset, false, x, noise)) return false;
+  if (!read_operand(out, x) || x.axes == 0) return false;
+  if (!read_noise(py::none(), seed, offset, x, noise)) return false;
   py::gil_scoped_release release;
   normals(x.data, x.dtype(), x.elements, noise.seed, noise.offset, threads);
   return true;

@@ -1,6 +1,8 @@
 #include "epilogue/epilogue.h"
 
+#include <algorithm>
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "module.h"
@@ -57,25 +59,25 @@ BiasActivation activation_problem(const Shape& shape, const RowNumbers& x, const
   return {shape[0], shape[1], rows(x), rows(out), numbers(bias), static_cast<Activation>(activation), gated};
 }
 
-// The operands of a call, which all go with the rows of x.
+// The operands of a call, which all go with the rows of x: ordinary tensors (tensor.h) or None.
 struct Ordinary {
-  bool gradients;
   xmkern::Dense x{};
   int64_t row_count = 0, columns = 0;
 
-  bool begin(py::handle given) {
-    if (!xmkern::read_operand(given, gradients, x) || x.axes == 0) return false;
+  bool begin(py::handle given, Rows& out) {
+    if (!xmkern::read_operand(given, x) || x.axes == 0 || x.bytes() >= xmkern::large) return false;
     columns = x.shape[x.axes - 1], row_count = x.elements / columns;
-    return x.bytes() < xmkern::large;
+    out = rows_of(x);
+    return true;
   }
 
-  Rows rows_of(const xmkern::Dense& dense) const { return {dense.data, dense.shape[dense.axes - 1], dense.dtype()}; }
+  static Rows rows_of(const xmkern::Dense& dense) { return {dense.data, dense.shape[dense.axes - 1], dense.dtype()}; }
 
   // Of the shape and dtype of x.
   bool rows(py::handle given, Rows& out) const {
     xmkern::Dense dense;
     if (given.is_none()) return true;
-    if (!xmkern::read_like(given, gradients, x, dense)) return false;
+    if (!xmkern::read_like(given, x, dense)) return false;
     out = rows_of(dense);
     return true;
   }
@@ -84,7 +86,7 @@ struct Ordinary {
   bool numbers(py::handle given, bool may_be_one, Numbers& out, Rows* elements = nullptr) const {
     xmkern::Dense dense;
     if (given.is_none()) return true;
-    if (!xmkern::read_operand(given, gradients, dense)) return false;
+    if (!xmkern::read_operand(given, dense)) return false;
     if (dense.axes > 1) {
       if (!elements || !xmkern::same_shape(dense, x)) return false;
       *elements = rows_of(dense);
@@ -93,76 +95,168 @@ struct Ordinary {
     out = {dense.data, dense.dtype(), may_be_one && dense.elements == 1};
     return out.one || (dense.axes == 1 && dense.elements == columns);
   }
-
-  // Memory for a result.
-  bool make(py::object made, py::object& result, Rows& out) const {
-    xmkern::Dense dense;
-    result = std::move(made);
-    if (!xmkern::read_operand(result, gradients, dense)) return false;
-    out = rows_of(dense);
-    return true;
-  }
 };
 
-// The calls of ordinary tensors (tensor.h): each returns None where anything is not as it mostly is.
+// Memory for a result.
+bool make(py::object made, py::object& result, Rows& out) {
+  xmkern::Dense dense;
+  result = std::move(made);
+  if (!xmkern::read_operand(result, dense)) return false;
+  out = Ordinary::rows_of(dense);
+  return true;
+}
 
-// -> the norm and the sum, each None where it is not wanted
-py::object add_norm_at_once(py::handle x, py::handle residual, const py::tuple& parameters,
-                            const std::array<bool, 5>& flags, float eps, bool gradients, int threads) {
-  const py::object no = py::none();
-  const auto [inner, outer, keep_sum, rms, pb_relax] = flags;
-  Ordinary given{gradients};
-  AddNorm p{};
-  if (!given.begin(x) || !given.rows(x, p.x) || !given.rows(residual, p.residual)) return no;
+bool read_parameters(const Ordinary& given, const py::tuple& parameters, AddNorm& p) {
   Numbers* const vectors[5] = {&p.linear_bias, &p.inner_weight, &p.inner_bias, &p.weight, &p.bias};
   for (size_t i = 0; i < 5; ++i)
-    if (!given.numbers(parameters[i], false, *vectors[i])) return no;
-  py::object out = py::none(), sum = py::none();
-  if (outer && !given.make(xmkern::empty_like(x), out, p.out)) return no;
-  if (keep_sum && !given.make(xmkern::empty_like(x), sum, p.sum)) return no;
+    if (!given.numbers(parameters[i], false, *vectors[i])) return false;
+  return true;
+}
+
+int64_t count_given(const py::tuple& parameters) {
+  return std::count_if(parameters.begin(), parameters.end(), [](py::handle each) { return !each.is_none(); });
+}
+
+// The calls of ordinary tensors. Each returns None where anything is not as it mostly is, and True where all is but a
+// gradient is asked for; results that are not wanted are None.
+
+// -> the norm, the sum, the moments
+py::object add_norm_at_once(py::handle x, py::handle residual, const py::tuple& parameters,
+                            const std::array<bool, 5>& flags, float eps, const std::optional<DropoutNumbers>& dropout,
+                            bool keep_moments, bool gradients, int threads) {
+  const py::object no = py::none();
+  const auto [inner, outer, keep_sum, rms, pb_relax] = flags;
+  Ordinary given;
+  AddNorm p{};
+  if (!given.begin(x, p.x) || !given.rows(residual, p.residual) || !read_parameters(given, parameters, p)) return no;
+  if (gradients && (xmkern::ask_gradients({x, residual}) || xmkern::ask_gradients(parameters))) return py::bool_(true);
   p.rows = given.row_count, p.columns = given.columns;
   p.inner = inner, p.outer = outer, p.rms = rms, p.pb_relax = pb_relax, p.eps = eps;
+  if (dropout) p.dropout = {std::get<0>(*dropout), std::get<1>(*dropout), std::get<2>(*dropout), true};
+  py::object out = no, sum = no, moments = no;
+  if (outer && !make(xmkern::empty_like(x), out, p.out)) return no;
+  if (keep_sum && !make(xmkern::empty_like(x), sum, p.sum)) return no;
+  std::vector<float> forgotten;
+  if (keep_moments) {
+    moments = xmkern::empty_floats({inner + outer, 2, p.rows}, p.moments);
+  } else {
+    forgotten.resize(static_cast<size_t>((inner + outer) * 2 * p.rows));
+    p.moments = forgotten.data();
+  }
   {
     py::gil_scoped_release release;
-    std::vector<float> moments(static_cast<size_t>((inner + outer) * 2 * p.rows));
-    p.moments = moments.data();
     add_norm(p, threads);
   }
-  return py::make_tuple(out, sum);
+  return py::make_tuple(out, sum, moments);
+}
+
+// -> the gradients of x, of the residual, of the parameters
+py::object add_norm_backward_at_once(py::handle grad_out, py::handle grad_sum, py::handle x, py::handle residual,
+                                     py::handle sum, py::handle moments, const py::tuple& parameters, bool inner,
+                                     bool rms, bool residual_grad, const std::optional<DropoutNumbers>& dropout,
+                                     int threads) {
+  const py::object no = py::none();
+  const py::handle like = grad_out.is_none() ? grad_sum : grad_out;
+  Ordinary given;
+  AddNorm p{};
+  AddNormGradients g{};
+  Rows same;
+  xmkern::Dense kept;
+  if (!given.begin(like, same) || !given.rows(grad_out, g.out) || !given.rows(grad_sum, g.sum)) return no;
+  if (!given.rows(x, p.x) || !given.rows(residual, p.residual) || !given.rows(sum, p.sum)) return no;
+  if (!read_parameters(given, parameters, p)) return no;
+  if (!xmkern::read(moments, kept) || kept.element != xmkern::Element::float32) return no;
+  p.rows = given.row_count, p.columns = given.columns;
+  p.inner = inner, p.outer = !grad_out.is_none(), p.rms = rms, p.moments = static_cast<float*>(kept.data);
+  if (dropout) p.dropout = {std::get<0>(*dropout), std::get<1>(*dropout), std::get<2>(*dropout), true};
+  py::object grad_x, grad_residual = no;
+  if (!make(xmkern::empty_like(like), grad_x, g.x)) return no;
+  if (residual_grad && !make(xmkern::empty_like(like), grad_residual, g.residual)) return no;
+  const py::object of_parameters = xmkern::empty_floats({count_given(parameters), p.columns}, g.parameters);
+  {
+    py::gil_scoped_release release;
+    add_norm_backward(p, g, threads);
+  }
+  return py::make_tuple(grad_x, grad_residual, of_parameters);
 }
 
 py::object gated_residual_at_once(py::handle x, py::handle residual, py::handle gate, py::handle bias, int activation,
                                   bool gradients, int threads) {
   const py::object no = py::none();
-  Ordinary given{gradients};
+  Ordinary given;
   GatedResidual p{};
   if (residual.is_none() || (gate.is_none() && activation != 0)) return no;
-  if (!given.begin(x) || !given.rows(x, p.x) || !given.rows(residual, p.residual)) return no;
+  if (!given.begin(x, p.x) || !given.rows(residual, p.residual)) return no;
   if (!given.numbers(gate, true, p.gate, &p.gates) || !given.numbers(bias, false, p.bias)) return no;
+  if (gradients && xmkern::ask_gradients({x, residual, gate, bias})) return py::bool_(true);
   py::object out;
-  if (!given.make(xmkern::empty_like(x), out, p.out)) return no;
+  if (!make(xmkern::empty_like(x), out, p.out)) return no;
   p.rows = given.row_count, p.columns = given.columns, p.activation = static_cast<Gate>(activation);
   py::gil_scoped_release release;
   gated_residual(p, threads);
   return out;
 }
 
+// -> the gradients of x, of a gate of elements, of gate and bias
+py::object gated_residual_backward_at_once(py::handle grad, py::handle x, py::handle gate, py::handle bias,
+                                           int activation, int threads) {
+  const py::object no = py::none();
+  Ordinary given;
+  GatedResidual p{};
+  GatedResidualGradients g{};
+  if (!given.begin(grad, g.out) || x.is_none() || !given.rows(x, p.x)) return no;
+  if (!given.numbers(gate, true, p.gate, &p.gates) || !given.numbers(bias, false, p.bias)) return no;
+  p.rows = given.row_count, p.columns = given.columns, p.activation = static_cast<Gate>(activation);
+  py::object grad_x, grad_gate = no;
+  if (!make(xmkern::empty_like(x), grad_x, g.x)) return no;
+  if (p.gates.data && !make(xmkern::empty_like(gate), grad_gate, g.gates)) return no;
+  const int64_t parameters = (p.gate.data != nullptr) + (p.bias.data != nullptr);
+  const py::object of_parameters = xmkern::empty_floats({parameters, p.columns}, g.parameters);
+  {
+    py::gil_scoped_release release;
+    gated_residual_backward(p, g, threads);
+  }
+  return py::make_tuple(grad_x, grad_gate, of_parameters);
+}
+
 py::object bias_activation_at_once(py::handle x, py::handle bias, int activation, bool gated, bool gradients,
                                    int threads) {
   const py::object no = py::none();
-  Ordinary given{gradients};
+  Ordinary given;
   BiasActivation p{};
-  if (!given.begin(x) || !given.rows(x, p.x) || !given.numbers(bias, false, p.bias)) return no;
-  if (gated && given.columns % 2 != 0) return no;
+  if (!given.begin(x, p.x) || !given.numbers(bias, false, p.bias) || (gated && given.columns % 2 != 0)) return no;
+  if (gradients && xmkern::ask_gradients({x, bias})) return py::bool_(true);
   p.rows = given.row_count, p.columns = gated ? given.columns / 2 : given.columns;
   p.activation = static_cast<Activation>(activation), p.gated = gated;
-  py::object out;
   std::vector<int64_t> shape(given.x.shape, given.x.shape + given.x.axes);
   shape.back() = p.columns;
-  if (!given.make(gated ? xmkern::empty(x, shape.data(), given.x.axes) : xmkern::empty_like(x), out, p.out)) return no;
+  py::object out;
+  if (!make(gated ? xmkern::empty(x, shape.data(), given.x.axes) : xmkern::empty_like(x), out, p.out)) return no;
   py::gil_scoped_release release;
   bias_activation(p, threads);
   return out;
+}
+
+// -> the gradients of x and of the bias
+py::object bias_activation_backward_at_once(py::handle grad, py::handle x, py::handle bias, int activation, bool gated,
+                                            int threads) {
+  const py::object no = py::none();
+  Ordinary given, of_grad;
+  BiasActivation p{};
+  BiasActivationGradients g{};
+  if (!given.begin(x, p.x) || !of_grad.begin(grad, g.out) || of_grad.x.element != given.x.element) return no;
+  if (!given.numbers(bias, false, p.bias)) return no;
+  p.rows = of_grad.row_count, p.columns = of_grad.columns;
+  p.activation = static_cast<Activation>(activation), p.gated = gated;
+  if (p.rows != given.row_count || given.columns != (gated ? 2 : 1) * p.columns) return no;
+  py::object grad_x, grad_bias = no;
+  if (!make(xmkern::empty_like(x), grad_x, g.x)) return no;
+  if (p.bias.data) grad_bias = xmkern::empty_floats({given.columns}, g.bias);
+  {
+    py::gil_scoped_release release;
+    bias_activation_backward(p, g, threads);
+  }
+  return py::make_tuple(grad_x, grad_bias);
 }
 
 }  // namespace
@@ -191,6 +285,9 @@ void bind_epilogue(py::module_& module) {
   epilogue.def("add_norm_at_once", &add_norm_at_once);
   epilogue.def("gated_residual_at_once", &gated_residual_at_once);
   epilogue.def("bias_activation_at_once", &bias_activation_at_once);
+  epilogue.def("add_norm_backward_at_once", &add_norm_backward_at_once);
+  epilogue.def("gated_residual_backward_at_once", &gated_residual_backward_at_once);
+  epilogue.def("bias_activation_backward_at_once", &bias_activation_backward_at_once);
 
   epilogue.def("gated_residual", [](const Shape& shape, const RowNumbers& x, const RowNumbers& residual,
                                     const RowNumbers& out, const RowNumbers& gates, const VectorNumbers& gate,

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "module.h"
+#include "tensor.h"
 
 namespace py = pybind11;
 using namespace xmkern::linear;
@@ -14,11 +15,21 @@ using MatrixNumbers = std::array<int64_t, 3>;
 
 Matrix matrix(const MatrixNumbers& n) { return {at<void>(n[0]), n[1], n[2] != 0}; }
 
+// Whether these are ordinary tensors (tensor.h) of one dtype that go together.
+bool fit(py::handle x, py::handle weight, py::handle bias) {
+  xmkern::Strided a, w, b;
+  if (!xmkern::read(x, a) || !xmkern::read(weight, w) || !a.computes() || w.element != a.element) return false;
+  if (a.axes == 0 || w.axes != 2 || a.shape[a.axes - 1] != w.shape[1]) return false;
+  if (bias.is_none()) return true;
+  return xmkern::read(bias, b) && b.element == a.element && b.axes == 1 && b.shape[0] == w.shape[0];
+}
+
 }  // namespace
 
 void bind_linear(py::module_& module) {
   py::module_ linear = module.def_submodule("linear");
 
+  linear.def("fit", &fit);
   linear.def("multiply", [](int dtype, int64_t rows, int64_t columns, int64_t depth, const MatrixNumbers& left,
                             const MatrixNumbers& right, int64_t bias, int64_t out, int threads) {
     py::gil_scoped_release release;

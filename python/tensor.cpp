@@ -40,16 +40,18 @@ constexpr std::uint8_t an_int = 0, a_float = 2, a_bfloat = 4, a_bool = 6;
 
 // Set once, when the module is loaded; Python keeps them for as long as the process lives.
 const Exchange* exchange = nullptr;
-PyObject *tensor_type, *torch_empty_like, *new_empty, *requires_grad;
+PyObject *tensor_type, *parameter_type, *torch_empty_like, *a_float_tensor, *new_empty, *requires_grad;
 
 // Whether torch has the table, so that tensors can be read.
-bool learn(const py::type& tensor, const py::object& empty_like) {
+bool learn(const py::type& tensor, const py::type& parameter, const py::object& empty_like, const py::object& floats) {
   const py::object capsule = py::getattr(tensor, "__dlpack_c_exchange_api__", py::none());
   if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return false;
   const auto* found = static_cast<Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   while (found && found->version.major > 1) found = found->previous;
   if (!found || found->version.major != 1 || !found->describe) return false;
   tensor_type = py::type(tensor).release().ptr();
+  parameter_type = py::type(parameter).release().ptr();
+  a_float_tensor = py::object(floats).release().ptr();
   torch_empty_like = py::object(empty_like).release().ptr();
   new_empty = PyUnicode_InternFromString("new_empty");
   requires_grad = PyUnicode_InternFromString("requires_grad");
@@ -74,17 +76,18 @@ bool element_of(const Described& x, Element& out) {
   return false;
 }
 
+bool asks_gradient(py::handle x) {
+  if (x.is_none()) return false;
+  const auto asks = py::reinterpret_steal<py::object>(PyObject_GetAttr(x.ptr(), requires_grad));
+  if (!asks) PyErr_Clear();  // no tensor: that is for Python to say
+  return asks.ptr() != Py_False;
+}
+
 }  // namespace
 
-bool read(py::handle x, bool gradients, Strided& out) {
-  if (!exchange || reinterpret_cast<PyObject*>(Py_TYPE(x.ptr())) != tensor_type) return false;
-  if (gradients) {
-    const auto asks = py::reinterpret_steal<py::object>(PyObject_GetAttr(x.ptr(), requires_grad));
-    if (asks.ptr() != Py_False) {
-      PyErr_Clear();
-      return false;
-    }
-  }
+bool read(py::handle x, Strided& out) {
+  const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(x.ptr()));
+  if (!exchange || (type != tensor_type && type != parameter_type)) return false;
   Described described;
   if (exchange->describe(x.ptr(), &described) != 0) {  // a tensor without elements that are somewhere
     PyErr_Clear();
@@ -97,18 +100,28 @@ bool read(py::handle x, bool gradients, Strided& out) {
   return out.elements > 0;
 }
 
-bool read(py::handle x, bool gradients, Dense& out) {
-  if (!read(x, gradients, static_cast<Strided&>(out))) return false;
+bool read(py::handle x, Dense& out) {
+  if (!read(x, static_cast<Strided&>(out))) return false;
   std::int64_t stride = 1;
   for (int axis = out.axes; axis-- > 0; stride *= out.shape[axis])
     if (out.shape[axis] != 1 && out.strides[axis] != stride) return false;
   return true;
 }
 
-bool read_operand(py::handle x, bool gradients, Dense& out) { return read(x, gradients, out) && out.computes(); }
+bool read_operand(py::handle x, Dense& out) { return read(x, out) && out.computes(); }
 
-bool read_like(py::handle x, bool gradients, const Dense& like, Dense& out) {
-  return read(x, gradients, out) && out.element == like.element && same_shape(out, like);
+bool read_like(py::handle x, const Dense& like, Dense& out) {
+  return read(x, out) && out.element == like.element && same_shape(out, like);
+}
+
+bool ask_gradients(std::initializer_list<py::handle> tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), asks_gradient);
+}
+
+bool ask_gradients(const py::tuple& tensors) {
+  for (py::handle x : tensors)
+    if (asks_gradient(x)) return true;
+  return false;
 }
 
 bool read_integer(py::handle x, std::int64_t least, std::int64_t& out) {
@@ -138,6 +151,13 @@ py::object empty(py::handle x, const std::int64_t* shape, int axes) {
   PyObject* made = PyObject_CallMethodOneArg(x.ptr(), new_empty, sizes.ptr());
   if (!made) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(made);
+}
+
+py::object empty_floats(std::initializer_list<std::int64_t> shape, float*& data) {
+  py::object made = empty(a_float_tensor, shape);
+  Dense dense;
+  if (read(made, dense)) data = static_cast<float*>(dense.data);
+  return made;
 }
 
 }  // namespace xmkern

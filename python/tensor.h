@@ -29,17 +29,20 @@ struct Strided {
 // A tensor whose elements lie one after the other.
 struct Dense : Strided {};
 
-// Whether x is an ordinary tensor: of torch.Tensor itself, on the CPU, not empty, of one of these elements, and, where
-// gradients are enabled, without one. If not, the caller leaves the call to Python, which can do with it or say what is
-// wrong.
-bool read(pybind11::handle x, bool gradients, Strided& out);
-bool read(pybind11::handle x, bool gradients, Dense& out);
+// Whether x is an ordinary tensor: of torch.Tensor itself or a Parameter, on the CPU, not empty, of one of these
+// elements. If not, the caller leaves the call to Python, which can do with it or say what is wrong.
+bool read(pybind11::handle x, Strided& out);
+bool read(pybind11::handle x, Dense& out);
 
 // The same, and of a dtype that kernels take.
-bool read_operand(pybind11::handle x, bool gradients, Dense& out);
+bool read_operand(pybind11::handle x, Dense& out);
 
 // The same, and of the dtype and shape of another.
-bool read_like(pybind11::handle x, bool gradients, const Dense& like, Dense& out);
+bool read_like(pybind11::handle x, const Dense& like, Dense& out);
+
+// Whether one of these, each a tensor or None, requires a gradient.
+bool ask_gradients(std::initializer_list<pybind11::handle> tensors);
+bool ask_gradients(const pybind11::tuple& tensors);
 
 bool same_shape(const Dense& a, const Dense& b);
 
@@ -50,6 +53,9 @@ bool read_integer(pybind11::handle x, std::int64_t least, std::int64_t& out);
 pybind11::object empty_like(pybind11::handle x);
 pybind11::object empty(pybind11::handle x, std::initializer_list<std::int64_t> shape);
 pybind11::object empty(pybind11::handle x, const std::int64_t* shape, int axes);
+
+// Memory for float32 on the CPU; of one number at least, it has an address.
+pybind11::object empty_floats(std::initializer_list<std::int64_t> shape, float*& data);
 
 // Memory of so many bytes is asked for on huge pages, by Python (xmkern/ops/fresh.py).
 inline constexpr std::int64_t large = std::int64_t{1} << 22;

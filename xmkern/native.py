@@ -30,7 +30,9 @@ _module, _missing = _load()
 
 # Whether the extension reads tensors by itself, for calls that make a small kernel's time: torch has what it needs for
 # that from 2.10 on.
-READS_TENSORS: bool = _module is not None and _module.learn_tensors(torch.Tensor, torch.empty_like)
+READS_TENSORS: bool = _module is not None and _module.learn_tensors(
+    torch.Tensor, torch.nn.Parameter, torch.empty_like, torch.empty(0, dtype=torch.float32, device="cpu")
+)
 
 
 def why_missing() -> str | None:

@@ -83,12 +83,8 @@ def changed(given):
     x = given["x"]
     yield {"x": x.mT.contiguous().mT}
     yield {"x": x.clone().as_subclass(Marked)}
-    yield {"x": x.clone().requires_grad_()}
     yield {name: v.double() if isinstance(v, torch.Tensor) else v for name, v in given.items()}
     yield {name: v[:0] if isinstance(v, torch.Tensor) and v.dim() == 3 else v for name, v in given.items()}
-    for name, v in given.items():
-        if name != "x" and isinstance(v, torch.Tensor):
-            yield {name: torch.nn.Parameter(v)}
     if "residual" in given:
         yield {"residual": given["residual"].bfloat16()}
 
@@ -102,7 +98,58 @@ def test_what_is_out_of_the_ordinary_is_served_with_checks(served, name, names, 
         assert not any(served)
         for a, b in zip(made, want, strict=True):
             torch.testing.assert_close(a.as_subclass(torch.Tensor), b.as_subclass(torch.Tensor))
-            assert a.requires_grad == b.requires_grad
+
+
+def gradients(name, given, only=None, **more):
+    """Of all tensors, or of one, by dense gradients of the results; and whether each result has a gradient."""
+    torch.manual_seed(0)
+    leaves = {
+        n: torch.nn.Parameter(v.clone(), requires_grad=only in (None, n))
+        for n, v in given.items()
+        if isinstance(v, torch.Tensor)
+    }
+    made = results(name, given | leaves, **more)
+    torch.autograd.backward(made, [torch.randn_like(y) for y in made])
+    return {n: v.grad for n, v in leaves.items()}
+
+
+@pytest.mark.parametrize("dtype", native.DTYPES)
+@pytest.mark.parametrize(("name", "names", "more"), CALLS)
+def test_gradients_of_ordinary_calls(served, name, names, more, dtype):
+    given = inputs(names, more, dtype)
+    for only in (None, *(n for n, v in given.items() if isinstance(v, torch.Tensor))):
+        made, want = (gradients(name, given, only, **other) for other in ({}, {"backend": "cpu"}))
+        for n, grad in want.items():
+            assert (grad is None) == (only not in (None, n))
+            assert grad is None if made[n] is None else torch.equal(made[n], grad), n
+    assert all(served)
+
+
+@pytest.mark.parametrize("name", ["add_layer_norm", "sandwich_layer_norm", "bias_dropout_add"])
+def test_dropout_is_that_of_the_checked_call(name):
+    given = inputs(("x", "residual", "bias"), {"dropout_p": 0.3})
+    made, want = (gradients(name, given, **other) for other in ({}, {"backend": "cpu"}))
+    assert all(torch.equal(made[n], want[n]) for n in want)
+    for other in made, want:
+        assert (other["x"] == 0).any() or name != "bias_dropout_add"
+
+
+def test_gradients_that_are_not_dense():
+    given = inputs(*CALLS[0][1:])
+    grads = []
+    for backend in ("auto", "cpu"):
+        x = given["x"].clone().requires_grad_()
+        xf.add_layer_norm(**given | {"x": x}, backend=backend).sum().backward()  # one number for all
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+
+
+def test_a_second_derivative_is_refused():
+    given = inputs(*CALLS[0][1:])
+    x = given["x"].clone().requires_grad_()
+    (grad,) = torch.autograd.grad(xf.add_layer_norm(**given | {"x": x}).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="first derivative only"):
+        grad.sum().backward()
 
 
 def test_gradients_are_not_lost_by_a_call_without_them():

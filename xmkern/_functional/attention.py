@@ -83,10 +83,10 @@ def attention(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    if bias is None and dropout_p == 0 and not return_lse and backend == "auto":
-        made = _at_once(query, key, value, mask, scale)
+    if bias is None and dropout_p == 0 and backend == "auto":
+        made = _at_once(query, key, value, mask, scale, return_lse)
         if made is not None:
-            return made
+            return made if return_lse else made[0]
     S = _check_sizes(query, key, value)
     if torch._C._is_any_autocast_enabled():
         query, key, value = autocast(query), autocast(key), autocast(value)
@@ -100,24 +100,23 @@ def attention(
     return (out, lse) if return_lse else out
 
 
-def _at_once(query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: Any) -> Tensor | None:
-    """Attention, where the extension can serve it without checks by name."""
+def _at_once(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: Any, return_lse: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Attention, where the extension can serve it without checks by name; they are made of a mask that has tensors."""
     program: tuple[int, ...] = ()
     tensors: tuple[Tensor, ...] = ()
     if mask is not None:
-        if torch.is_grad_enabled() and (isinstance(mask, Tensor) or (isinstance(mask, Mask) and mask.tensors)):
-            return None  # most likely a gradient is asked for, and to look at the mask would take its time twice
         if isinstance(mask, Tensor) and mask.dtype == torch.bool:
             mask = dense(mask)
         if not isinstance(mask, Mask):
             return None
-        program, tensors = (
-            _program(mask, query, _check_sizes(query, key, value)) if mask.tensors else (mask.program, ())
-        )
+        program, tensors = mask.program, mask.tensors
+        if tensors:
+            _program(mask, query, _check_sizes(query, key, value))
     if torch._C._is_any_autocast_enabled():
         return None
-    made: Tensor | None = attention_at_once(query, key, value, program, tensors, scale)
-    return made
+    return attention_at_once(query, key, value, program, tensors, scale, return_lse)
 
 
 def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from xmkern import native
 from xmkern.ops.linear import linear as _product
-from xmkern.ops.linear import product_dtype, torch_crawls
+from xmkern.ops.linear import ordinary, product_dtype, torch_crawls
 
 # Multiply-adds below which a call takes longer than what it could save: where torch's own product is a fast one, and
 # where it is a plain loop.
@@ -38,6 +38,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
+    # In one look, where all is as it mostly is: the checks of each tensor take as long as a small product.
+    if backend == "auto" and ordinary(x, weight, bias) and not torch._C._is_any_autocast_enabled():
+        return _product(x, weight, bias, backend) if is_faster(x, weight) else F.linear(x, weight, bias)
     if not (_plain(x) and _plain(weight) and (bias is None or _plain(bias))) or x.is_meta:
         return F.linear(x, weight, bias)
     if torch.is_autocast_enabled(x.device.type):
@@ -56,13 +59,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether ours serves: by what was measured, it is faster than torch's own there."""
+    work = x.numel() * weight.shape[0]
+    if work < _LEAST_OF_LOOPS:  # the least of all that follow
+        return False
     capability = native.cpu_capability()
     if not x.is_cpu or x.dim() < 2 or capability == "baseline" or torch._C._are_functorch_transforms_active():
         return False
     size = weight.numel()
-    work = x.numel() * weight.shape[0]
     if torch_crawls(x.dtype):  # but a single row is read at the speed of memory, and its gradients are not
-        return work >= _LEAST_OF_LOOPS and (work > size or torch.is_grad_enabled())
+        return work > size or torch.is_grad_enabled()
     if x.dtype == torch.float32 and work <= _FEW_ROWS * size and not torch.is_grad_enabled():
         return size >= _LARGE_WEIGHT
     return capability != "avx2" and work >= _LEAST

@@ -40,6 +40,10 @@ class Op:
         fake: shapes and dtypes of the outputs, from the same arguments.
         sample: makes a small, typical tuple of arguments, for the doctor and for ``opcheck``.
         fold: how ``torch.vmap`` is served (see ``torch.library.register_vmap``); by default once per element.
+        at_once: what the extension does with the same arguments where all are as they mostly are, without checks and
+            choices in Python, which take longer than a small kernel: it looks at them itself, and returns None unless
+            it serves the call, or True where only the gradient that is asked for keeps it from that. Results that are
+            not wanted may be None.
     """
 
     def __init__(
@@ -50,10 +54,12 @@ class Op:
         fake: Callable[..., Any],
         sample: Callable[[], tuple[Any, ...]],
         fold: Callable[..., Any] | None = None,
+        at_once: Callable[..., Any] | None = None,
     ) -> None:
         self.name = schema.partition("(")[0]
         self.backends = tuple(backends)
         self.sample = sample
+        self._at_once = at_once if native.READS_TENSORS else None
         library.define(_with_backend(schema))
         library.impl(self.name, self._run, "CompositeExplicitAutograd")
         qualified = f"xmkern::{self.name}"
@@ -64,9 +70,19 @@ class Op:
 
     def __call__(self, *args: Any, backend: str = "auto") -> Any:
         # The dispatcher takes longer than a small kernel: it is left out where it would only come back to serve.
-        if unobserved() and PLAIN.issuperset(map(type, args)):
-            return self.serve(args, backend)
+        if unobserved():
+            if self._at_once is not None and backend == "auto":
+                made = self._at_once(*args)
+                if made is not None and made is not True:
+                    return made
+            if PLAIN.issuperset(map(type, args)):
+                return self.serve(args, backend)
         return self.overload(*args, backend)
+
+    def at_once(self, *args: Any) -> Any:
+        """What ``at_once`` makes of the arguments, and of more of its own; None too where somebody has to see the
+        call."""
+        return self._at_once(*args) if self._at_once is not None and unobserved() else None
 
     def refusals(self, *args: Any) -> Iterator[tuple[Backend, str | None]]:
         """Each backend, best first, with the reason why it cannot serve these arguments (None: it can)."""
@@ -119,16 +135,6 @@ def unobserved() -> bool:
     """Whether no compiler, mode, transform, tracer or profiler has to see the calls of operators; a tensor subclass
     may."""
     return not torch.compiler.is_compiling() and _local_keys().raw_repr() in _UNOBSERVED and not _profiled()
-
-
-def at_once(launch: Callable[..., Any]) -> Callable[..., Any]:
-    """A call that the extension serves without checks by name, which take longer than a small kernel. It returns None
-    where an argument is not as it should be or mostly is, a gradient is asked for, or somebody has to see the call."""
-
-    def call(*args: Any) -> Any:
-        return launch(*args) if native.READS_TENSORS and unobserved() else None
-
-    return call
 
 
 def ops() -> dict[str, Op]:

@@ -48,16 +48,24 @@ def attention(
 
 
 def attention_at_once(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: tuple[int, ...],
-    mask_tensors: tuple[Tensor, ...],
-    scale: float | None,
-) -> Any:
-    return native.module().attention.at_once(
-        query, key, value, mask, mask_tensors, scale, torch.is_grad_enabled(), torch.get_num_threads()
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, mask_tensors: Any, bias: Any, buckets: Any,
+    scale: float | None, dropout_p: float, seed: Tensor | None, keep_lse: bool = True,
+) -> Any:  # fmt: skip
+    """The arguments of :func:`attention`; a scale of None is the usual one."""
+    if bias is not None or seed is not None:
+        return None
+    return native.module().attention.forward_at_once(
+        query, key, value, mask, mask_tensors, scale, keep_lse, torch.is_grad_enabled(), torch.get_num_threads()
     )
+
+
+def attention_backward_at_once(grad_out: Tensor, grad_lse: Tensor | None, *args: Any) -> Any:
+    """The arguments of :func:`attention_backward`."""
+    *operands, bias, _, scale, _, seed, _ = args
+    if bias is not None or seed is not None or grad_lse is not None:
+        return None
+    made = native.module().attention.backward_at_once(grad_out, *operands, scale, torch.get_num_threads())
+    return made and (*made, None)
 
 
 def attention_backward(

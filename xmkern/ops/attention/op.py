@@ -11,7 +11,7 @@ from xmkern.ops.attention.batching import fold_backward, fold_forward
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.dtype import wide_dtype
 from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
-from xmkern.ops.registry import Backend, Op, at_once
+from xmkern.ops.registry import Backend, Op
 
 
 def _backends(name: str, refuses: Callable[[Any], Callable[..., str | None]]) -> list[Backend]:
@@ -62,6 +62,7 @@ attention_forward = Op(
     fake=_fake_attention,
     sample=_sample,
     fold=fold_forward,
+    at_once=cpu.attention_at_once,
 )
 
 attention_backward = Op(
@@ -72,6 +73,7 @@ attention_backward = Op(
     fake=_fake_backward,
     sample=_sample_backward,
     fold=fold_backward,
+    at_once=cpu.attention_backward_at_once,
 )
 
 
@@ -124,7 +126,24 @@ class _Attention(torch.autograd.Function):
 _apply = unbound(_Attention)
 
 
-attention_at_once = at_once(cpu.attention_at_once)
+def attention_at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: tuple[int, ...],
+    mask_tensors: tuple[Tensor, ...],
+    scale: float | None,
+    keep_lse: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """The operator without bias and dropout, as the extension serves it past all checks, with its gradient; or None.
+    Without ``keep_lse``, lse may be None."""
+    args = query, key, value, mask, mask_tensors, None, None, scale, 0.0, None
+    made: tuple[Tensor, Tensor] | None = attention_forward.at_once(*args, keep_lse)
+    if made is True:
+        if scale is None:
+            scale = query.shape[3] ** -0.5
+        made = _apply(query, key, value, None, None, None, mask, scale, 0.0, "auto", *mask_tensors)
+    return made
 
 
 def attention(

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xmkern import native
 from xmkern.ops.diffusion import cpu, reference, triton
 from xmkern.ops.diffusion.reference import Numbers
 from xmkern.ops.gradient import graded, run
-from xmkern.ops.registry import Backend, Op, at_once, unobserved
+from xmkern.ops.registry import Backend, Op, unobserved
 
 _STEP = (
     "Tensor sample, Tensor model_output, Tensor? noise, Tensor? known, Tensor? mask, Tensor? history1, "
@@ -137,9 +138,19 @@ def _ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
     return True
 
 
-step_at_once = at_once(cpu.step_at_once)
-q_sample_at_once = at_once(cpu.q_sample_at_once)
-normals_at_once = at_once(cpu.normals_at_once)
+def _at_once(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """What the extension does without checks in Python, or None; see :class:`xmkern.ops.registry.Op`."""
+
+    def call(*args: Any) -> Any:
+        return launch(*args) if native.READS_TENSORS and unobserved() else None
+
+    return call
+
+
+step_at_once = _at_once(cpu.step_at_once)
+q_sample_at_once = _at_once(cpu.q_sample_at_once)
+normals_at_once = _at_once(cpu.normals_at_once)
+
 
 diffusion_step = _or_reference(step_forward, 8)
 diffusion_step_into = _or_reference(step_into, 10)

@@ -61,30 +61,20 @@ def add_norm(
     return out, kept, moments
 
 
-def add_norm_at_once(
-    x: Tensor,
-    residual: Tensor | None,
-    linear_bias: Tensor | None,
-    inner_weight: Tensor | None,
-    inner_bias: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    inner: bool,
-    outer: bool,
-    keep_sum: bool,
-    rms: bool,
-    pb_relax: bool,
-    eps: float,
-) -> Any:
-    return native.module().epilogue.add_norm_at_once(
-        x,
-        residual,
-        (linear_bias, inner_weight, inner_bias, weight, bias),
-        (inner, outer, keep_sum, rms, pb_relax),
-        eps,
-        torch.is_grad_enabled(),
-        torch.get_num_threads(),
-    )
+def add_norm_at_once(*args: Any) -> Any:
+    """The arguments of :func:`add_norm`, and perhaps False: the moments are not wanted."""
+    x, residual, eps, dropout_p, seed, *keep_moments = *args[:2], *args[12:]
+    dropout = None if seed is None else native_dropout(dropout_p, seed)
+    call = x, residual, args[2:7], args[7:12], eps, dropout, not keep_moments
+    return native.module().epilogue.add_norm_at_once(*call, torch.is_grad_enabled(), torch.get_num_threads())
+
+
+def add_norm_backward_at_once(*args: Any) -> Any:
+    """The arguments of :func:`add_norm_backward`."""
+    inner, rms, residual_grad, dropout_p, seed = args[11:]
+    dropout = None if seed is None else native_dropout(dropout_p, seed)
+    call = *args[:6], args[6:11], inner, rms, residual_grad, dropout
+    return native.module().epilogue.add_norm_backward_at_once(*call, torch.get_num_threads())
 
 
 def add_norm_backward(
@@ -154,6 +144,14 @@ def gated_residual_at_once(
     )
 
 
+def gated_residual_backward_at_once(
+    grad: Tensor, x: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
+) -> Any:
+    return native.module().epilogue.gated_residual_backward_at_once(
+        grad, x, gate, bias, _GATES[activation], torch.get_num_threads()
+    )
+
+
 def gated_residual_backward(
     grad: Tensor, x: Tensor, gate: Tensor | None, bias: Tensor | None, activation: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,6 +195,12 @@ def bias_activation(x: Tensor, bias: Tensor | None, activation: str, gated: bool
 def bias_activation_at_once(x: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Any:
     return native.module().epilogue.bias_activation_at_once(
         x, bias, _ACTIVATIONS[activation], gated, torch.is_grad_enabled(), torch.get_num_threads()
+    )
+
+
+def bias_activation_backward_at_once(grad: Tensor, x: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Any:
+    return native.module().epilogue.bias_activation_backward_at_once(
+        grad, x, bias, _ACTIVATIONS[activation], gated, torch.get_num_threads()
     )
 
 

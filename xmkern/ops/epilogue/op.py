@@ -11,7 +11,7 @@ from xmkern.ops.dtype import wide_dtype
 from xmkern.ops.epilogue import cpu, reference, triton
 from xmkern.ops.epilogue.reference import sum_dtype
 from xmkern.ops.gradient import dispatched, distinct, entrance, graded, run, run_backward, unbound
-from xmkern.ops.registry import Backend, Op, at_once
+from xmkern.ops.registry import Backend, Op
 
 _LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 
@@ -19,7 +19,8 @@ _LAUNCHERS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
 def _op(schema: str, fake: Callable[..., Any], sample: Callable[[], tuple[Any, ...]]) -> Op:
     name = schema.partition("(")[0]
     fast = [Backend(kind, getattr(own, name), _refuses(own, name)) for kind, own in _LAUNCHERS.items()]
-    return Op(schema, backends=[*fast, Backend("reference", getattr(reference, name))], fake=fake, sample=sample)
+    backends = [*fast, Backend("reference", getattr(reference, name))]
+    return Op(schema, backends=backends, fake=fake, sample=sample, at_once=getattr(cpu, f"{name}_at_once"))
 
 
 def _refuses(own: ModuleType, name: str) -> Callable[..., str | None]:
@@ -234,9 +235,20 @@ def add_norm(*args: Any) -> tuple[Tensor, Tensor]:
     return out, kept
 
 
-add_norm_at_once = at_once(cpu.add_norm_at_once)
-gated_residual_at_once = at_once(cpu.gated_residual_at_once)
-bias_activation_at_once = at_once(cpu.bias_activation_at_once)
+def add_norm_at_once(*args: Any) -> tuple[Tensor, Tensor] | None:
+    """The operator without dropout, as the extension serves it past all checks, with its gradient; or None."""
+    made = add_norm_forward.at_once(*args, 0.0, None, False)
+    return _add_norm(*args, 0.0, None, "auto")[:2] if made is True else made and made[:2]
+
+
+def gated_residual_at_once(*args: Any) -> Tensor | None:
+    made = gated_residual_forward.at_once(*args)
+    return _gated_residual(*args, "auto") if made is True else made
+
+
+def bias_activation_at_once(*args: Any) -> Tensor | None:
+    made = bias_activation_forward.at_once(*args)
+    return _bias_activation(*args, "auto") if made is True else made
 
 
 def gated_residual(*args: Any) -> Tensor:

@@ -1,6 +1,6 @@
 """The product of a linear layer, and its gradients. How it is computed is in README.md of this folder."""
 
 from xmkern.ops.linear.onednn import product_dtype, torch_crawls
-from xmkern.ops.linear.op import linear
+from xmkern.ops.linear.op import linear, ordinary
 
-__all__ = ["linear", "product_dtype", "torch_crawls"]
+__all__ = ["linear", "ordinary", "product_dtype", "torch_crawls"]

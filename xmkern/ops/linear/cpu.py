@@ -28,6 +28,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
+def fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    fits: bool = native.module().linear.fit(x, weight, bias)
+    return fits
+
+
 def linear_backward(
     grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool, of_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
