@@ -63,9 +63,9 @@ def add_norm(
 
 def add_norm_at_once(*args: Any) -> Any:
     """The arguments of :func:`add_norm`, and perhaps False: the moments are not wanted."""
-    x, residual, eps, dropout_p, seed, *keep_moments = *args[:2], *args[12:]
+    x, residual, eps, dropout_p, seed, *unwanted = *args[:2], *args[12:]
     dropout = None if seed is None else native_dropout(dropout_p, seed)
-    call = x, residual, args[2:7], args[7:12], eps, dropout, not keep_moments
+    call = x, residual, args[2:7], args[7:12], eps, dropout, not unwanted
     return native.module().epilogue.add_norm_at_once(*call, torch.is_grad_enabled(), torch.get_num_threads())
 
 
