@@ -108,6 +108,14 @@ def test_the_posterior_is_the_surveys():
         assert target is eps
 
 
+def test_without_guidance_there_is_nothing_to_rescale(capability):
+    args = normal(2, 3, 5), normal(2, 3, 5, seed=1), STEP._replace(noise=0.0)
+    want = xf.diffusion_step(*args, backend="reference")
+    for backend in ("auto", "cpu", "reference"):
+        for a, b in zip(xf.diffusion_step(*args, guidance_rescale=0.7, backend=backend), want, strict=True):
+            assert_close(a, b)
+
+
 def test_a_step_without_noise_ends_at_the_original(capability):
     x0, eps = normal(2, 3, 16, 16).clamp(-1, 1), normal(2, 3, 16, 16, seed=1)
     ideal = xf.StepCoefficients(alpha=0.6, sigma=0.8, original=1.0)

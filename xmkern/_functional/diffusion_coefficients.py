@@ -97,7 +97,7 @@ def _numbers(
     numbers = Numbers(
         from_sample, from_output, sample, c.original, output, c.noise, c.churn, history1, history2, history3,
         c.known, c.known_noise, c.log_variances[0], c.log_variances[1],
-        0.0 if guidance is None else number("guidance", guidance), rescale, most, ratio,
+        0.0 if guidance is None else number("guidance", guidance), 0.0 if guidance is None else rescale, most, ratio,
     )  # fmt: skip
     return tuple(map(float, numbers))
 
