@@ -89,7 +89,8 @@ def rows() -> list[dict[str, Any]]:
             for which in ("call", "call + backward")[: 1 + (family != "diffusion")]:
                 both: list[Callable[[], Any]] = [ours, theirs]
                 if which != "call":
-                    both = [partial(trained, each, torch.ones_like(ours())) for each in both]
+                    gradient = torch.ones_like(ours())
+                    both = [partial(trained, each, gradient) for each in both]
                 with torch.set_grad_enabled(which != "call"):
                     times = alternate(dict(zip(("xmkern", "peer"), both, strict=True)), seconds=1.0, burst=50)
                 out.append(

@@ -52,6 +52,14 @@ bool read_noise(py::handle noise, py::handle seed, py::handle offset, const Dens
   return begin < most;
 }
 
+// Where an ordinary tensor like x lies; false: it is none.
+bool read_address(py::handle given, const Dense& x, void*& out) {
+  Dense read_now;
+  if (!read_like(given, x, read_now)) return false;
+  out = read_now.data;
+  return true;
+}
+
 // A step of ordinary tensors (tensor.h) -> the earlier sample, and x0 or None; None alone where anything is not as it
 // mostly is.
 py::object step_at_once(py::handle sample, py::handle output, py::handle noise, const py::tuple& history,
@@ -91,12 +99,8 @@ py::object step_at_once(py::handle sample, py::handle output, py::handle noise, 
     predicted = py::reinterpret_borrow<py::object>(item(out, 1));
     if (gradients && ask_gradients(py::reinterpret_borrow<py::tuple>(out))) return no;
   }
-  if (!read_like(previous, x, other)) return no;
-  s.previous = other.data;
-  if (!predicted.is_none()) {
-    if (!read_like(predicted, x, other)) return no;
-    s.original = other.data;
-  }
+  if (!read_address(previous, x, s.previous)) return no;
+  if (!predicted.is_none() && !read_address(predicted, x, s.original)) return no;
   {
     py::gil_scoped_release release;
     step(s, threads);
@@ -144,13 +148,7 @@ py::object q_sample_at_once(py::handle x0, py::handle t, py::handle table, py::h
   if (read_levels(times.data, times.element == Element::int64, kept.data, kept.element == Element::float64, q.samples,
                   kept.elements, levels.data()) >= 0)
     return no;
-  const auto memory = [&](py::object& of, void*& address) {
-    Dense made;
-    of = empty_like(x0);
-    if (!read_like(of, x, made)) return false;
-    address = made.data;
-    return true;
-  };
+  const auto memory = [&](py::object& of, void*& address) { return read_address(of = empty_like(x0), x, address); };
   py::object noisy, made = py::none();
   if (!memory(noisy, q.noisy)) return no;
   if (target == 2 && !memory(made, q.velocity)) return no;

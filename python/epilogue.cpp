@@ -21,11 +21,12 @@ using DropoutNumbers = std::tuple<uint32_t, uint64_t, float>;
 Rows rows(const RowNumbers& n) { return {at<void>(n[0]), n[1], static_cast<xmkern::Dtype>(n[2])}; }
 Numbers numbers(const VectorNumbers& n) { return {at<void>(n[0]), static_cast<xmkern::Dtype>(n[1]), n[2] != 0}; }
 
+Dropout dropout_of(const DropoutNumbers& n, bool on) { return {std::get<0>(n), std::get<1>(n), std::get<2>(n), on}; }
+
 AddNorm add_norm_problem(const Shape& shape, const std::array<RowNumbers, 4>& operands,
                          const std::array<VectorNumbers, 5>& parameters, const std::array<bool, 5>& flags, float eps,
                          int64_t moments, const DropoutNumbers& dropout) {
   const auto [inner, outer, rms, pb_relax, drops] = flags;
-  const auto [threshold, seed, scale] = dropout;
   return {shape[0],
           shape[1],
           rows(operands[0]),
@@ -43,7 +44,7 @@ AddNorm add_norm_problem(const Shape& shape, const std::array<RowNumbers, 4>& op
           eps,
           pb_relax,
           at<float>(moments),
-          {threshold, seed, scale, drops}};
+          dropout_of(dropout, drops)};
 }
 
 GatedResidual gated_problem(const Shape& shape, const RowNumbers& x, const RowNumbers& residual, const RowNumbers& out,
@@ -132,7 +133,7 @@ py::object add_norm_at_once(py::handle x, py::handle residual, const py::tuple& 
   if (gradients && (xmkern::ask_gradients({x, residual}) || xmkern::ask_gradients(parameters))) return py::bool_(true);
   p.rows = given.row_count, p.columns = given.columns;
   p.inner = inner, p.outer = outer, p.rms = rms, p.pb_relax = pb_relax, p.eps = eps;
-  if (dropout) p.dropout = {std::get<0>(*dropout), std::get<1>(*dropout), std::get<2>(*dropout), true};
+  if (dropout) p.dropout = dropout_of(*dropout, true);
   py::object out = no, sum = no, moments = no;
   if (outer && !make(xmkern::empty_like(x), out, p.out)) return no;
   if (keep_sum && !make(xmkern::empty_like(x), sum, p.sum)) return no;
@@ -168,7 +169,7 @@ py::object add_norm_backward_at_once(py::handle grad_out, py::handle grad_sum, p
   if (!xmkern::read(moments, kept) || kept.element != xmkern::Element::float32) return no;
   p.rows = given.row_count, p.columns = given.columns;
   p.inner = inner, p.outer = !grad_out.is_none(), p.rms = rms, p.moments = static_cast<float*>(kept.data);
-  if (dropout) p.dropout = {std::get<0>(*dropout), std::get<1>(*dropout), std::get<2>(*dropout), true};
+  if (dropout) p.dropout = dropout_of(*dropout, true);
   py::object grad_x, grad_residual = no;
   if (!make(xmkern::empty_like(like), grad_x, g.x)) return no;
   if (residual_grad && !make(xmkern::empty_like(like), grad_residual, g.residual)) return no;

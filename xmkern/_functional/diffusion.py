@@ -261,10 +261,10 @@ def philox_normal(
     if out is None:
         # one number after the other, which torch reads sooner than a tuple
         out = torch.empty(*shape or ((),), device=device, dtype=dtype)
-        if backend == "auto" and ops.normals_at_once(out, seed, offset):
-            return out
     elif out.shape != torch.Size(shape) or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {list(shape)}, not {list(out.shape)}")
+    if backend == "auto" and ops.normals_at_once(out, seed, offset):
+        return out
     if out.dtype not in _DTYPES:
         raise TypeError(f"{'dtype' if dtype else 'out'} must be one of {', '.join(map(str, _DTYPES))}, not {out.dtype}")
     ops.philox_normal(out, _check_seed(seed, offset), offset, backend=backend)

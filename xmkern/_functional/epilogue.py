@@ -80,11 +80,7 @@ def bias_activation(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    made = _at_once(x, bias, activation, False, backend)
-    if made is not None:
-        return made
-    check_rows(x, bias=bias)
-    return epilogue.bias_activation(x, bias, activation, False, backend)
+    return _activated(x, bias, activation, False, backend)
 
 
 def gated_activation(
@@ -108,12 +104,7 @@ def gated_activation(
     Raises:
         ValueError, TypeError: name the argument, what it should be and what it was.
     """
-    made = _at_once(x, bias, activation, True, backend)
-    if made is not None:
-        return made
-    if check_rows(x, bias=bias) % 2:
-        raise ValueError(f"x must be [..., 2 D], with an even last axis, not of shape {list(x.shape)}")
-    return epilogue.bias_activation(x, bias, activation, True, backend)
+    return _activated(x, bias, activation, True, backend)
 
 
 def check_rows(x: Any, residual: Any = None, **parameters: Any) -> int:
@@ -147,10 +138,13 @@ def check_tensor(name: str, value: Any, x: Any) -> None:
         raise ValueError(f"{name} must be on {x.device} as x is, not on {value.device}")
 
 
-def _at_once(x: Tensor, bias: Tensor | None, activation: str, gated: bool, backend: str) -> Tensor | None:
+def _activated(x: Tensor, bias: Tensor | None, activation: str, gated: bool, backend: str) -> Tensor:
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(map(repr, _ACTIVATIONS))}, not {activation!r}")
-    if backend != "auto":
-        return None
-    made: Tensor | None = epilogue.bias_activation_at_once(x, bias, activation, gated)
-    return made
+    if backend == "auto":
+        made: Tensor | None = epilogue.bias_activation_at_once(x, bias, activation, gated)
+        if made is not None:
+            return made
+    if check_rows(x, bias=bias) % 2 and gated:
+        raise ValueError(f"x must be [..., 2 D], with an even last axis, not of shape {list(x.shape)}")
+    return epilogue.bias_activation(x, bias, activation, gated, backend)

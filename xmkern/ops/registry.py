@@ -60,6 +60,8 @@ class Op:
         self.backends = tuple(backends)
         self.sample = sample
         self._at_once = at_once if native.READS_TENSORS else None
+        if at_once is not None:
+            self.at_once = past_checks(at_once)  # for callers whose own checks it spares
         library.define(_with_backend(schema))
         library.impl(self.name, self._run, "CompositeExplicitAutograd")
         qualified = f"xmkern::{self.name}"
@@ -78,11 +80,6 @@ class Op:
             if PLAIN.issuperset(map(type, args)):
                 return self.serve(args, backend)
         return self.overload(*args, backend)
-
-    def at_once(self, *args: Any) -> Any:
-        """What ``at_once`` makes of the arguments, and of more of its own; None too where somebody has to see the
-        call."""
-        return self._at_once(*args) if self._at_once is not None and unobserved() else None
 
     def refusals(self, *args: Any) -> Iterator[tuple[Backend, str | None]]:
         """Each backend, best first, with the reason why it cannot serve these arguments (None: it can)."""
@@ -135,6 +132,16 @@ def unobserved() -> bool:
     """Whether no compiler, mode, transform, tracer or profiler has to see the calls of operators; a tensor subclass
     may."""
     return not torch.compiler.is_compiling() and _local_keys().raw_repr() in _UNOBSERVED and not _profiled()
+
+
+def past_checks(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """``launch``, by which the extension looks at tensors itself; None where it cannot, or somebody has to see the
+    call."""
+
+    def call(*args: Any) -> Any:
+        return launch(*args) if native.READS_TENSORS and unobserved() else None
+
+    return call
 
 
 def ops() -> dict[str, Op]:

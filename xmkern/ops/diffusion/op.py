@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern import native
 from xmkern.ops.diffusion import cpu, reference, triton
 from xmkern.ops.diffusion.reference import Numbers
 from xmkern.ops.gradient import graded, run
-from xmkern.ops.registry import Backend, Op, unobserved
+from xmkern.ops.registry import Backend, Op, past_checks, unobserved
 
 _STEP = (
     "Tensor sample, Tensor model_output, Tensor? noise, Tensor? known, Tensor? mask, Tensor? history1, "
@@ -138,18 +137,9 @@ def _ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
     return True
 
 
-def _at_once(launch: Callable[..., Any]) -> Callable[..., Any]:
-    """What the extension does without checks in Python, or None; see :class:`xmkern.ops.registry.Op`."""
-
-    def call(*args: Any) -> Any:
-        return launch(*args) if native.READS_TENSORS and unobserved() else None
-
-    return call
-
-
-step_at_once = _at_once(cpu.step_at_once)
-q_sample_at_once = _at_once(cpu.q_sample_at_once)
-normals_at_once = _at_once(cpu.normals_at_once)
+step_at_once = past_checks(cpu.step_at_once)
+q_sample_at_once = past_checks(cpu.q_sample_at_once)
+normals_at_once = past_checks(cpu.normals_at_once)
 
 
 diffusion_step = _or_reference(step_forward, 8)

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmkern import native
 from xmkern.ops.gradient import dispatched, distinct, entrance, graded, is_differentiated, run, run_backward, unbound
 from xmkern.ops.linear import cpu, onednn, reference
-from xmkern.ops.registry import Backend, Op, unobserved
+from xmkern.ops.registry import Backend, Op, past_checks
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,6 +80,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tens
     return run(linear_forward, x, weight, bias, backend)
 
 
-def ordinary(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the three are as they should be and mostly are, on the CPU, and nobody has to see the call."""
-    return native.READS_TENSORS and unobserved() and cpu.fit(x, weight, bias)
+# Whether x, weight and bias are as they should be and mostly are, on the CPU.
+ordinary = past_checks(cpu.fit)
