@@ -66,7 +66,7 @@ struct Ordinary {
   int64_t row_count = 0, columns = 0;
 
   bool begin(py::handle given, Rows& out) {
-    if (!xmkern::read_operand(given, x) || x.axes == 0 || x.bytes() >= xmkern::large) return false;
+    if (!xmkern::read_operand(given, x) || x.axes == 0) return false;
     columns = x.shape[x.axes - 1], row_count = x.elements / columns;
     out = rows_of(x);
     return true;

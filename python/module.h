@@ -14,6 +14,7 @@ inline T* at(std::int64_t address) {
 }
 
 void bind_attention(pybind11::module_& module);
+void bind_attention_at_once(pybind11::module_& attention);
 void bind_bi_attention(pybind11::module_& module);
 void bind_contrastive(pybind11::module_& module);
 void bind_damsm(pybind11::module_& module);

@@ -4,6 +4,7 @@
 #include <functional>
 #include <numeric>
 
+#include "core/pages.h"
 #include "module.h"
 
 namespace py = pybind11;
@@ -83,6 +84,16 @@ bool asks_gradient(py::handle x) {
   return asks.ptr() != Py_False;
 }
 
+// A new tensor, not written yet: if it is large, on huge pages, as in xmkern/ops/fresh.py.
+py::object fresh(PyObject* made) {
+  constexpr std::int64_t large = std::int64_t{1} << 22;
+  if (!made) throw py::error_already_set();
+  Strided x;
+  if (read(made, x) && x.bytes() >= large)
+    ask_for_huge_pages(reinterpret_cast<std::uintptr_t>(x.data), static_cast<std::size_t>(x.bytes()));
+  return py::reinterpret_steal<py::object>(made);
+}
+
 }  // namespace
 
 bool read(py::handle x, Strided& out) {
@@ -135,11 +146,7 @@ bool same_shape(const Dense& a, const Dense& b) {
   return a.axes == b.axes && std::equal(a.shape, a.shape + a.axes, b.shape);
 }
 
-py::object empty_like(py::handle x) {
-  PyObject* made = PyObject_CallOneArg(torch_empty_like, x.ptr());
-  if (!made) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(made);
-}
+py::object empty_like(py::handle x) { return fresh(PyObject_CallOneArg(torch_empty_like, x.ptr())); }
 
 py::object empty(py::handle x, std::initializer_list<std::int64_t> shape) {
   return empty(x, shape.begin(), static_cast<int>(shape.size()));
@@ -148,9 +155,7 @@ py::object empty(py::handle x, std::initializer_list<std::int64_t> shape) {
 py::object empty(py::handle x, const std::int64_t* shape, int axes) {
   py::tuple sizes(static_cast<size_t>(axes));
   for (int axis = 0; axis < axes; ++axis) sizes[static_cast<size_t>(axis)] = py::int_(shape[axis]);
-  PyObject* made = PyObject_CallMethodOneArg(x.ptr(), new_empty, sizes.ptr());
-  if (!made) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(made);
+  return fresh(PyObject_CallMethodOneArg(x.ptr(), new_empty, sizes.ptr()));
 }
 
 py::object empty_floats(std::initializer_list<std::int64_t> shape, float*& data) {

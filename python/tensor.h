@@ -57,7 +57,4 @@ pybind11::object empty(pybind11::handle x, const std::int64_t* shape, int axes);
 // Memory for float32 on the CPU; of one number at least, it has an address.
 pybind11::object empty_floats(std::initializer_list<std::int64_t> shape, float*& data);
 
-// Memory of so many bytes is asked for on huge pages, by Python (xmkern/ops/fresh.py).
-inline constexpr std::int64_t large = std::int64_t{1} << 22;
-
 }  // namespace xmkern

@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 import xmkern.functional as xf
 from xmkern import masks, native
 from xmkern._functional import attention as functional
+from xmkern.biases import RelativeBias
+from xmkern.ops.attention import op
 from xmkern.testing import strategies
 
 from .test_functional import tensors
@@ -104,6 +106,32 @@ def test_gradients_through_lse_and_of_one_tensor(served):
     assert torch.equal(results[0][0], results[1][0])
 
 
+@pytest.mark.parametrize("dtype", native.DTYPES)
+@pytest.mark.parametrize("bias", ["none", "full", "of keys", "of heads", "of distances"])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_biases_and_dropout(at_once_calls, frozen, dropout_p, bias, dtype):
+    """Behind the checks, the operator and its backward are served so too."""
+    calls = [at_once_calls(each, "_at_once") for each in (op.attention_forward, op.attention_backward)]
+    leaves = tensors((2, 4, 9, 24), (2, 2, 7, 24), (2, 2, 7, 16), dtype=dtype)
+    shapes = {"full": (2, 4, 9, 7), "of keys": (2, 1, 1, 7), "of heads": (4, 1, 1), "of distances": (9 + 7 - 1, 4)}
+    options = {"dropout_p": dropout_p}
+    if bias != "none":
+        (added,) = tensors(shapes[bias], grad=not frozen)
+        options["bias"] = RelativeBias(added) if bias == "of distances" else added
+        leaves += [] if frozen else [added]
+    results = []
+    for backend in ("auto", "cpu"):
+        torch.manual_seed(2)
+        out, lse = xf.attention(*leaves[:3], MASKS["causal"], **options, return_lse=True, backend=backend)
+        loss = (out.float() * (out.detach() + 0.5)).sum() + lse.sin().sum()
+        results.append((out, lse, *torch.autograd.grad(loss, leaves)))
+    assert calls == [[True], [True]]
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+
+
 class Marked(torch.Tensor):
     pass
 
@@ -164,9 +192,24 @@ def test_what_is_wrong_is_named(at, wrong, message, mask):
         xf.attention(*args, MASKS[mask])
 
 
-def test_a_mask_that_does_not_fit_is_named():
+@pytest.mark.parametrize(
+    ("B", "L", "mask", "name"),
+    [
+        (3, 9, masks.key_lengths(torch.tensor([7, 3])), "key_lengths"),
+        (3, 9, masks.segments(torch.zeros(2, 9).long()), "segments: ids"),
+        (2, 8, masks.segments(torch.zeros(2, 9).long()), "segments: ids"),
+        (2, 9, masks.segments(torch.zeros(2, 9).long(), torch.zeros(1, 8).long()), "segments: key_ids"),
+        (3, 9, masks.dense(torch.ones(2, 1, 1, 9) > 0), "dense"),
+        (2, 8, masks.causal() & masks.dense(torch.ones(2, 1, 1, 9) > 0), "dense"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(B, L, mask, name):
+    args = tensors(*[(B, 4, L, 24)] * 3, grad=False)
+    with torch.no_grad(), pytest.raises(ValueError, match=f"mask: {name}"):
+        xf.attention(*args, mask)
+
+
+def test_what_is_no_mask_is_named():
     args = tensors((3, 4, 9, 24), (3, 4, 9, 24), (3, 4, 9, 24), grad=False)
-    with torch.no_grad(), pytest.raises(ValueError, match="lengths"):
-        xf.attention(*args, MASKS["lengths"])
     with pytest.raises(TypeError, match="mask must be a tensor or a mask"):
         xf.attention(*args, "causal")

@@ -103,7 +103,7 @@ def attention(
 def _at_once(
     query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: Any, return_lse: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """Attention, where the extension can serve it without checks by name; they are made of a mask that has tensors."""
+    """Attention, where the extension can serve it without checks by name."""
     if torch._C._is_any_autocast_enabled() or not getattr(query, "is_cpu", False):
         return None
     program: tuple[int, ...] = ()
@@ -114,8 +114,6 @@ def _at_once(
         if not isinstance(mask, Mask):
             return None
         program, tensors = mask.program, mask.tensors
-        if tensors:
-            _program(mask, query, _check_sizes(query, key, value))
     return attention_at_once(query, key, value, program, tensors, scale, return_lse)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xmkern import native
 from xmkern.ops.attention.layout import empty_like_query, strides_of
-from xmkern.ops.dropout import native_dropout
+from xmkern.ops.dropout import dropout_at_once, native_dropout
 from xmkern.ops.fresh import fresh
 
 MAX_DEPTH = 256
@@ -48,24 +48,26 @@ def attention(
 
 
 def attention_at_once(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any, mask_tensors: Any, bias: Any, buckets: Any,
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, mask_tensors: Any, bias: Tensor | None, buckets: Any,
     scale: float | None, dropout_p: float, seed: Tensor | None, keep_lse: bool = True,
 ) -> Any:  # fmt: skip
     """The arguments of :func:`attention`; a scale of None is the usual one."""
-    if bias is not None or seed is not None:
+    if buckets is not None:
         return None
     return native.module().attention.forward_at_once(
-        query, key, value, mask, mask_tensors, scale, keep_lse, torch.is_grad_enabled(), torch.get_num_threads()
-    )
+        query, key, value, mask, mask_tensors, bias, seed, dropout_at_once(dropout_p, seed), scale, keep_lse,
+        torch.is_grad_enabled(), torch.get_num_threads(),
+    )  # fmt: skip
 
 
-def attention_backward_at_once(grad_out: Tensor, grad_lse: Tensor | None, *args: Any) -> Any:
+def attention_backward_at_once(*args: Any) -> Any:
     """The arguments of :func:`attention_backward`."""
-    *operands, bias, _, scale, _, seed, _ = args
-    if bias is not None or seed is not None or grad_lse is not None:
+    *operands, bias, buckets, scale, dropout_p, seed, bias_grad = args
+    if buckets is not None:
         return None
-    made = native.module().attention.backward_at_once(grad_out, *operands, scale, torch.get_num_threads())
-    return made and (*made, None)
+    return native.module().attention.backward_at_once(
+        *operands, bias, seed, dropout_at_once(dropout_p, seed), scale, bias_grad, torch.get_num_threads()
+    )
 
 
 def attention_backward(

@@ -9,6 +9,7 @@ from xmkern import native
 from xmkern.ops.attention import cpu
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.cross_attention.problem import Problem, problems
+from xmkern.ops.dropout import dropout_at_once
 from xmkern.ops.fresh import fresh
 
 
@@ -36,6 +37,33 @@ def cross_attention(*args: Any) -> list[Tensor]:
         kept.append(keep)
     native.module().attention.forward(calls, torch.get_num_threads())
     return [*outs, *lses]
+
+
+def cross_attention_at_once(*args: Any) -> Any:
+    """The arguments of :func:`cross_attention`."""
+    given = _given_at_once(*args)
+    return given and native.module().attention.cross_forward_at_once(given, torch.get_num_threads())
+
+
+def cross_attention_backward_at_once(
+    grad_outs: Any, grad_lses: Any, queries: Any, keys: Any, values: Any, outs: Any, lses: Any, *rest: Any
+) -> Any:
+    """The arguments of :func:`cross_attention_backward`."""
+    *rest, bias_grads = rest  # type: ignore[assignment]
+    given = _given_at_once(queries, keys, values, *rest)
+    return given and native.module().attention.cross_backward_at_once(
+        grad_outs, grad_lses, outs, lses, given, bias_grads, torch.get_num_threads()
+    )
+
+
+def _given_at_once(
+    queries: Any, keys: Any, values: Any, counts: Any, masks: Any, mask_tensors: Any, biases: Any, buckets: Any,
+    scales: Any, dropout_p: float, seeds: Tensor | None,
+) -> tuple[Any, ...] | None:  # fmt: skip
+    if any(each is not None for each in buckets):
+        return None
+    dropout = dropout_at_once(dropout_p, seeds)
+    return queries, keys, values, counts, masks, mask_tensors, biases, seeds, dropout, scales
 
 
 def cross_attention_backward(

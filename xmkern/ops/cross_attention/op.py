@@ -73,6 +73,7 @@ cross_attention_forward = Op(
     backends=_backends("cross_attention", lambda own: own.refuses),
     fake=_fake,
     sample=_sample,
+    at_once=cpu.cross_attention_at_once,
 )
 
 cross_attention_backward = Op(
@@ -81,6 +82,7 @@ cross_attention_backward = Op(
     backends=_backends("cross_attention_backward", lambda own: lambda *args: own.refuses(*args[2:5], args[7])),
     fake=_fake_backward,
     sample=_sample_backward,
+    at_once=cpu.cross_attention_backward_at_once,
 )
 
 
