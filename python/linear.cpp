@@ -1,6 +1,7 @@
 #include "linear/linear.h"
 
 #include <array>
+#include <vector>
 
 #include "module.h"
 #include "tensor.h"
@@ -24,12 +25,36 @@ bool fit(py::handle x, py::handle weight, py::handle bias) {
   return xmkern::read(bias, b) && b.element == a.element && b.axes == 1 && b.shape[0] == w.shape[0];
 }
 
+// x times the transpose of weight, and bias, of ordinary tensors; None alone where anything is not as it mostly is.
+py::object linear_at_once(py::handle x, py::handle weight, py::handle bias, int threads) {
+  const py::object no = py::none();
+  xmkern::Dense a, b, made;
+  xmkern::Strided w;
+  if (!fit(x, weight, bias) || !xmkern::read(x, a) || !xmkern::read(weight, w)) return no;
+  if (!bias.is_none() && !xmkern::read(bias, b)) return no;
+  const bool transposed = w.strides[1] != 1;
+  if (transposed && w.strides[0] != 1) return no;
+  const int64_t columns = w.shape[0], depth = w.shape[1], rows = a.elements / depth;
+  std::vector<int64_t> shape(a.shape, a.shape + a.axes);
+  shape.back() = columns;
+  const py::object out = xmkern::empty(x, shape.data(), a.axes);
+  if (!xmkern::read(out, made)) return no;
+  {
+    py::gil_scoped_release release;
+    multiply({a.dtype(), rows, columns, depth, {a.data, depth, false}, {w.data, w.strides[transposed ? 1 : 0], transposed},
+              bias.is_none() ? nullptr : b.data, made.data},
+             threads);
+  }
+  return out;
+}
+
 }  // namespace
 
 void bind_linear(py::module_& module) {
   py::module_ linear = module.def_submodule("linear");
 
   linear.def("fit", &fit);
+  linear.def("forward_at_once", &linear_at_once);
   linear.def("multiply", [](int dtype, int64_t rows, int64_t columns, int64_t depth, const MatrixNumbers& left,
                             const MatrixNumbers& right, int64_t bias, int64_t out, int threads) {
     py::gil_scoped_release release;

@@ -65,7 +65,7 @@ void column_sums(const Problem& p, const Gradients& g, int64_t batch, int64_t he
     if (lse[c] != -infinity) w.lses[c] = lse[c];
     inner_tile<Single, dtype, 1, 1>(row_of(g.columns.out, dtype, batch, head, c), 0,
                                     row_of(p.columns.out, dtype, batch, head, c), 0, p.rows.value_depth, w.deltas + c,
-                                    0, row_of(g.columns.out, dtype, batch, head, c));
+                                    0, NextRow{row_of(g.columns.out, dtype, batch, head, c)});
   }
 }
 

@@ -56,10 +56,28 @@ struct Stretch<Pair, dtype> {
 #endif
 }
 
-// The strides of x and y are in bytes. The row `next` is fetched meanwhile.
-template <class Arithmetic, Dtype dtype, int Rows, int Columns>
+// What a tile fetches meanwhile, so many bytes from the beginning at each step: one row, or several.
+struct NextRow {
+  const char* row;
+
+  void fetch(int64_t at) const { __builtin_prefetch(row + at, 0, 2); }
+};
+
+template <int Count>
+struct NextRows {
+  const char* rows;
+  int64_t stride;
+
+  [[gnu::always_inline]] void fetch(int64_t at) const {
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) __builtin_prefetch(rows + i * stride + at, 0, 2);
+  }
+};
+
+// The strides of x and y are in bytes.
+template <class Arithmetic, Dtype dtype, int Rows, int Columns, class Next>
 [[gnu::noinline]] void inner_tile(const char* x, int64_t x_stride, const char* y, int64_t y_stride, int64_t depth,
-                                  float* out, int64_t out_stride, const char* next) {
+                                  float* out, int64_t out_stride, Next next) {
   using Part = Stretch<Arithmetic, dtype>;
   Floats sums[Rows][4] = {};
   const auto add = [&](auto&& part) {
@@ -75,7 +93,7 @@ template <class Arithmetic, Dtype dtype, int Rows, int Columns>
   };
   int64_t k = 0;
   for (; k + Part::size <= depth; k += Part::size) {
-    __builtin_prefetch(next + k * size_of(dtype), 0, 2);
+    next.fetch(k * size_of(dtype));
     add([&](const char* row) { return Part::all(row, k); });
   }
   if (k < depth) add([&](const char* row) { return Part::some(row, k, depth - k); });
@@ -91,9 +109,9 @@ template <class Arithmetic, Dtype dtype, int Rows, int Columns>
   }
 }
 
-template <class Arithmetic, Dtype dtype, int Rows = inner_rows, int Columns = inner_columns>
+template <class Arithmetic, Dtype dtype, int Rows = inner_rows, int Columns = inner_columns, class Next>
 inline void inner_tile_of(int rows, int columns, const char* x, int64_t x_stride, const char* y, int64_t y_stride,
-                          int64_t depth, float* out, int64_t out_stride, const char* next) {
+                          int64_t depth, float* out, int64_t out_stride, Next next) {
   if constexpr (Rows > 1) {
     if (rows < Rows)
       return inner_tile_of<Arithmetic, dtype, Rows - 1, Columns>(rows, columns, x, x_stride, y, y_stride, depth, out,
@@ -123,7 +141,7 @@ inline void inner_products(const char* x, int64_t x_stride, int64_t rows, const 
       const int64_t next = lesser(row + height + j % inner_rows, rows - 1);
       inner_tile_of<Arithmetic, dtype>(static_cast<int>(height), static_cast<int>(width), x + row * x_stride, x_stride,
                                        y + column * y_stride, y_stride, depth, out + row * out_stride + column,
-                                       out_stride, x + next * x_stride);
+                                       out_stride, NextRow{x + next * x_stride});
     }
   }
 }

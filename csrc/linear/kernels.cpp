@@ -1,28 +1,19 @@
 // Columns of the right side are packed for as much of the depth as a cache holds, and stay there while the left side
 // passes by, a few rows at a time. Compiled once per instruction set (see core/capability.h): no standard-library code
 // in here.
-#include "linear/kernels.h"
-
-#include "core/inner_products.h"
-#include "core/stream.h"
+#include "core/blocks.h"
+#include "linear/elements.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
 namespace {
 
-using linear::Matrix;
 using linear::most_steps;
-using linear::Part;
-using linear::Product;
 
 // Rows of the left side at a time, in whole groups of a product and whole cache lines.
 constexpr int64_t group = 48;
 // Of the depth at a time: what a product reads of a panel, and its rows, are then in the first-level cache.
 constexpr int64_t stretch = 128;
 static_assert(stretch <= stride && group <= stride && stretch <= max_columns);
-// So few rows are multiplied by columns where these lie, so many at a time: packing them would take longer.
-constexpr int64_t few_rows = 32, few_columns = 32;
-
-bool is_few(const Product& p) { return p.rows <= few_rows && !p.left.transposed && !p.right.transposed; }
 
 struct Layout {
   int64_t width, stride;  // of the columns, in whole vectors; from row to row of sums
@@ -53,13 +44,7 @@ struct Memory {
 };
 
 int64_t workspace(const Product& p, const Part& part) {
-  if (is_few(p)) return few_rows * few_columns * static_cast<int64_t>(sizeof(float));
   return Memory(Layout(p, part), part, nullptr).bytes;
-}
-
-template <Dtype dtype>
-const char* element(const Matrix& m, int64_t line, int64_t number) {
-  return static_cast<const char*>(m.data) + (line * m.stride + number) * size_of(dtype);
 }
 
 template <Dtype dtype>
@@ -97,35 +82,6 @@ struct LeftRows {
     ahead.add(begin(), m.stride * size_of(dtype), lines(), numbers() * size_of(dtype));
   }
 };
-
-// A row of sums, and the bias, to the result.
-template <Dtype dtype>
-void finish(const Product& p, int64_t row, int64_t column, int64_t columns, bool streamed, const float* sums) {
-  const int64_t at = row * p.columns + column;
-  int64_t c = 0;
-  for (; c + lanes <= columns; c += lanes) {
-    Floats x = load(sums + c);
-    if (p.bias != nullptr) x += load_floats<dtype>(p.bias, column + c);
-    if (streamed)
-      stream_floats<dtype>(static_cast<char*>(p.out) + (at + c) * size_of(dtype), x);
-    else
-      store_floats<dtype>(p.out, at + c, x);
-  }
-  for (; c < columns; ++c)
-    store_float<dtype>(p.out, at + c, sums[c] + (p.bias != nullptr ? load_float<dtype>(p.bias, column + c) : 0.0f));
-}
-
-template <Dtype dtype>
-void run_few(const Product& p, const Part& part, float* sums) {
-  for (int64_t column = part.column_begin; column < part.column_end; column += few_columns) {
-    const int64_t columns = lesser(few_columns, part.column_end - column), rows = part.row_end - part.row_begin;
-    inner_products<Single, dtype>(element<dtype>(p.left, part.row_begin, 0), p.left.stride, rows,
-                                  element<dtype>(p.right, column, 0), p.right.stride, columns, p.depth, sums,
-                                  few_columns);
-    for (int64_t r = 0; r < rows; ++r)
-      finish<dtype>(p, part.row_begin + r, column, columns, part.streamed, sums + r * few_columns);
-  }
-}
 
 template <Dtype dtype>
 void run_as(const Product& p, const Part& part, void* workspace) {
@@ -167,12 +123,7 @@ void run_as(const Product& p, const Part& part, void* workspace) {
 }
 
 void run(const Product& p, const Part& part, void* workspace) {
-  with_dtype(p.dtype, [&](auto dtype) {
-    if (is_few(p))
-      run_few<decltype(dtype)::value>(p, part, static_cast<float*>(workspace));
-    else
-      run_as<decltype(dtype)::value>(p, part, workspace);
-  });
+  with_dtype(p.dtype, [&](auto dtype) { run_as<decltype(dtype)::value>(p, part, workspace); });
 }
 
 }  // namespace

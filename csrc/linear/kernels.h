@@ -8,6 +8,8 @@ namespace xmkern::linear {
 // Columns that a task packs at most: with `most_steps` of their depth they fill most of a second-level cache.
 inline constexpr int64_t most_columns = 256;
 inline constexpr int64_t most_steps = 1024;
+// Up to so many rows the columns are not packed, but read where they lie.
+inline constexpr int64_t few_rows = 32;
 
 struct Part {
   int64_t row_begin, row_end, column_begin, column_end;

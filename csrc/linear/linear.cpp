@@ -12,6 +12,7 @@
 namespace xmkern {
 
 XMKERN_KERNELS(kernels, linear::Kernel, linear_product, avx512)
+XMKERN_KERNELS(kernels_few, linear::Kernel, linear_few, avx512_bf16)
 
 namespace linear {
 namespace {
@@ -50,7 +51,8 @@ Cut cut(const Product& p, int threads) {
 }  // namespace
 
 void multiply(const Product& p, int threads) {
-  const Kernel& kernel = kernels.pick();
+  const bool few = p.rows <= few_rows && !p.left.transposed && !p.right.transposed;
+  const Kernel& kernel = few ? kernels_few.pick() : kernels.pick();
   const Cut strips = cut(p, threads);
   const int64_t width = ceil_div(ceil_div(p.columns, strips.columns), whole_columns) * whole_columns;
   const int64_t height = ceil_div(p.rows, strips.rows);

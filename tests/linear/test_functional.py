@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import xmkern.functional as xf
 import xmkern.nn
 from xmkern import native
-from xmkern.ops.linear import torch_crawls
+from xmkern.ops.linear import op, torch_crawls
 from xmkern.ops.registry import ops
 from xmkern.testing import assert_matches_reference, strategies, threads
 
@@ -96,7 +96,32 @@ def test_few_rows_of_a_large_weight_are_served_where_no_gradient_is_wanted(monke
             row = operands(1, dtype, inner=512, outer=512)
             xf.linear(row["x"][0], row["weight"])  # torch reads the weight as fast
             xf.linear(row["x"], row["weight"])
-    assert len(called) == 1 + len(slow)
+        multiplied = native.cpu_capability() == "avx512_bf16" and not torch_crawls(torch.bfloat16)
+        if multiplied:
+            row = operands(1, torch.bfloat16, inner=512, outer=512)
+            xf.linear(row["x"][0, :1], row["weight"])
+            xf.linear(row["x"][0, :1, :8], row["weight"][:, :8].contiguous())
+    assert len(called) == 1 + len(slow) + multiplied
+
+
+@pytest.mark.skipif(not native.READS_TENSORS, reason="the extension cannot read tensors")
+@pytest.mark.parametrize("dtype", native.DTYPES)
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_what_is_served_at_once(at_once_calls, rows, dtype):
+    """The same bits as the call that passes addresses."""
+    served = at_once_calls(op.linear_forward, "_at_once")
+    x, weight, bias = operands(rows, dtype, inner=515, outer=530).values()
+    across = weight.t().contiguous().t()
+    wide = torch.cat([weight, weight], 1)[:, :515]
+    with torch.no_grad():
+        for args in ((x, weight, bias), (x, weight, None), (x[0], across, bias), (x, wide, bias)):
+            made, want = op.linear_forward(*args), op.linear_forward(*args, backend="cpu")
+            assert torch.equal(made, want)
+            assert made.shape == want.shape
+        assert served == [True] * 4
+        for args in ((torch.cat([x, x], -1)[..., :515], weight, bias), (x, weight[:, :1].expand(530, 515), bias)):
+            torch.testing.assert_close(op.linear_forward(*args), F.linear(*args), rtol=2e-2, atol=2e-2)
+    assert served[4:] == [False, False]
 
 
 def test_only_what_is_asked_for_is_computed():

@@ -6,15 +6,14 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from xmkern import native
+from xmkern.ops.linear import FEW_ROWS, ordinary, product_dtype, torch_crawls
 from xmkern.ops.linear import linear as _product
-from xmkern.ops.linear import ordinary, product_dtype, torch_crawls
 
 # Multiply-adds below which a call takes longer than what it could save: where torch's own product is a fast one, and
 # where it is a plain loop.
 _LEAST = 1 << 22
 _LEAST_OF_LOOPS = 1 << 17
-# With so few rows what counts is to read the weight once. It is then large, or caches and torch serve as well.
-_FEW_ROWS = 32
+# With few rows what counts is to read the weight once. It is then large, or caches and torch serve as well.
 _LARGE_WEIGHT = 1 << 18
 
 
@@ -22,8 +21,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     """x times the transpose of weight, and bias: :func:`torch.nn.functional.linear`, with its gradients.
 
     Ours serves on the CPU where it is the faster one: half precision on processors for which torch has nothing but
-    plain loops, also under autocast and torch.compile; float32 with AVX-512; and float32 of a few rows and a large
-    weight, where no gradient is wanted. Everything else is torch's own, unless ``backend`` names another: small
+    plain loops, also under autocast and torch.compile; float32 with AVX-512; and float32 (bfloat16 where the processor
+    multiplies it) of a few rows and a large weight, where no gradient is wanted. Everything else is torch's own, unless ``backend`` names another: small
     products, processors without AVX2, other devices, and torch.func; and in any case float32 under torch.compile, and
     tensors that are nested, sparse or on the meta device. Sums do not depend on the number of threads.
 
@@ -60,7 +59,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether ours serves: by what was measured, it is faster than torch's own there."""
     work = x.numel() * weight.shape[0]
-    if work < _LEAST_OF_LOOPS:  # the least of all that follow
+    if work < _LEAST_OF_LOOPS or x.dtype not in native.DTYPES:  # the least of all that follow
         return False
     capability = native.cpu_capability()
     if not x.is_cpu or x.dim() < 2 or capability == "baseline" or torch._C._are_functorch_transforms_active():
@@ -68,8 +67,9 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     size = weight.numel()
     if torch_crawls(x.dtype):  # but a single row is read at the speed of memory, and its gradients are not
         return work > size or torch.is_grad_enabled()
-    if x.dtype == torch.float32 and work <= _FEW_ROWS * size and not torch.is_grad_enabled():
-        return size >= _LARGE_WEIGHT
+    if work <= FEW_ROWS * size and not torch.is_grad_enabled():
+        if x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and capability == "avx512_bf16"):
+            return size >= _LARGE_WEIGHT
     return capability != "avx2" and work >= _LEAST
 
 

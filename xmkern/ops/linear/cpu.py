@@ -5,6 +5,10 @@ from torch import Tensor
 
 from xmkern import native
 from xmkern.ops.fresh import fresh
+from xmkern.ops.linear.onednn import HALVES, torch_crawls
+
+# So many rows are multiplied where the weight lies, which is read once (csrc/linear/kernels_few.cpp).
+FEW_ROWS = 32
 
 # Address, stride, and whether it is columns that are dense.
 _Matrix = tuple[int, int, bool]
@@ -26,6 +30,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias = bias.contiguous()
     _multiply(out, len(rows), columns, depth, rows, weight, bias)
     return out
+
+
+def linear_at_once(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """The arguments of :func:`linear`, where oneDNN does not serve them as fast."""
+    if x.dtype in HALVES and not torch_crawls(x.dtype) and x.numel() > FEW_ROWS * weight.shape[1]:
+        return None
+    made: Tensor | None = native.module().linear.forward_at_once(x, weight, bias, torch.get_num_threads())
+    return made
 
 
 def fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

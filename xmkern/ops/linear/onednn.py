@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-_HALVES = (torch.bfloat16, torch.float16)
+HALVES = (torch.bfloat16, torch.float16)
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Of them, those in which oneDNN has no product on this processor: loops of torch's own serve, which crawl, forward at a
 # tenth of float32's speed and backward at a hundredth. A torch without oneDNN is another one, of which we know nothing.
 _MISSING = frozenset(
     dtype
-    for dtype, asked in zip(_HALVES, ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"), strict=True)
+    for dtype, asked in zip(HALVES, ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"), strict=True)
     if _AVAILABLE and not getattr(torch.ops.mkldnn, asked, lambda: True)()
 )
 
@@ -27,7 +27,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def refuses(x: Tensor, weight: Tensor, *args: object) -> str | None:
-    if weight.dtype != x.dtype or x.dtype not in _HALVES:
+    if weight.dtype != x.dtype or x.dtype not in HALVES:
         return f"oneDNN is asked in half precision only, not {x.dtype} and {weight.dtype}"
     if not (x.is_cpu and weight.is_cpu):
         return f"the tensors are on {x.device} and {weight.device}"

@@ -32,6 +32,7 @@ linear_forward = Op(
     ],
     fake=_fake,
     sample=_sample,
+    at_once=cpu.linear_at_once,
 )
 linear_backward = Op(
     "linear_backward(Tensor grad, Tensor x, Tensor weight, bool of_x, bool of_weight, bool of_bias) "
