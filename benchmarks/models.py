@@ -1,5 +1,5 @@
-"""Whole models as people run them, with our kernels and without: time of a forward pass and of a training step, the
-most bytes of tensors at a time, and where the time goes.
+"""Whole models as people run them, with our kernels and without: time of a forward pass, of a training step and of
+writing a few words, the most bytes of tensors at a time, and where the time goes.
 
 Without is what the library does by itself: eager attention where a class knows no other, else torch's fused one. With
 is ``patch(model)``, ``attn_implementation="xmkern"`` where it can be chosen, and ``nn.replace(model)`` for the UNet.
@@ -27,6 +27,7 @@ from xmkern.integrations import transformers as in_transformers
 from xmkern.ops.linear import torch_crawls
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MODES = ("inference", "training", "writing")
 Inputs = dict[str, Any]
 
 
@@ -57,9 +58,14 @@ def clip() -> tuple[nn.Module, Inputs]:
     return hf.CLIPModel(hf.CLIPConfig()), {**words(8, 77), "pixel_values": torch.randn(8, 3, 224, 224)}
 
 
+T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
+
+
 def t5() -> tuple[nn.Module, Inputs]:
-    config = hf.T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8)
-    return hf.T5Model(config), {**words(4, 256), "decoder_input_ids": torch.randint(5, 20000, (4, 64))}
+    return hf.T5Model(hf.T5Config(**T5_SMALL)), {
+        **words(4, 256),
+        "decoder_input_ids": torch.randint(5, 20000, (4, 64)),
+    }
 
 
 def git() -> tuple[nn.Module, Inputs]:
@@ -81,13 +87,27 @@ MODELS = {
 }  # fmt: skip
 
 
+def t5_writer() -> tuple[nn.Module, Inputs]:
+    return hf.T5ForConditionalGeneration(hf.T5Config(**T5_SMALL, decoder_start_token_id=0)), words(1, 128)
+
+
+def git_writer() -> tuple[nn.Module, Inputs]:
+    return hf.GitForCausalLM(hf.GitConfig()), {**words(1, 6), "pixel_values": torch.randn(1, 3, 224, 224)}
+
+
+# Those that write, by five beams.
+WRITERS = {"T5-small": t5_writer, "GIT": git_writer}
+WRITING = {"num_beams": 5, "do_sample": False, "min_new_tokens": 16, "max_new_tokens": 16}
+
+
 def switch_on(model: nn.Module) -> None:
     if isinstance(model, diffusers.UNet2DConditionModel):
         in_diffusers.patch(model)
         xmkern.nn.replace(model)
         return
     in_transformers.register()
-    chosen = model.image_encoder if isinstance(model, hf.GitModel) else model
+    chosen = {hf.GitModel: "image_encoder", hf.GitForCausalLM: "git.image_encoder"}.get(type(model))
+    chosen = model.get_submodule(chosen) if chosen else model
     if chosen._can_set_attn_implementation():
         chosen.set_attn_implementation(in_transformers.NAME)
     in_transformers.patch(model)
@@ -115,35 +135,46 @@ class Contest:
 
     models: dict[str, nn.Module]
     inputs: Inputs
+    mode: str
 
     @classmethod
-    def of(cls, make: Callable[[], tuple[nn.Module, Inputs]], dtype: torch.dtype) -> "Contest":
+    def of(cls, make: Callable[[], tuple[nn.Module, Inputs]], dtype: torch.dtype, mode: str) -> "Contest":
         torch.manual_seed(0)
         model, inputs = make()
         theirs = model.to(dtype)
         ours = copy.deepcopy(theirs)
         switch_on(ours)
         inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
-        return cls({"xmkern": ours, "before": theirs}, inputs)
+        return cls({"xmkern": ours, "before": theirs}, inputs, mode)
 
     def check(self) -> None:
         """Raises AssertionError unless outputs are the same (tests compare gradients)."""
         found = {}
         for name, model in self.models.items():
             with torch.no_grad():
-                found[name] = outputs(model.eval(), self.inputs)
+                found[name] = outputs(model.eval(), self.inputs) if self.mode != "writing" else self.write(name)
+        if self.mode == "writing":
+            # In half precision weights that are drawn have near ties, which rounding decides.
+            assert torch.equal(*found.values()) or self.models["xmkern"].dtype != torch.float32
+            return
         for ours, theirs in zip(*found.values(), strict=True):
             worst = 1e-3 if theirs.dtype == torch.float32 else 0.1
             assert (ours - theirs).float().norm() <= worst * theirs.float().norm()
 
-    def call(self, name: str, train: bool) -> None:
-        model = self.models[name].train(train)
-        if train:
+    def write(self, name: str) -> Tensor:
+        found: Tensor = self.models[name].eval().generate(**self.inputs, **WRITING)
+        return found
+
+    def call(self, name: str) -> None:
+        model = self.models[name].train(self.mode == "training")
+        if self.mode == "training":
             sum(x.float().square().mean() for x in outputs(model, self.inputs)).backward()
             model.zero_grad()
             return
         with torch.no_grad():
-            if isinstance(model, diffusers.UNet2DConditionModel):
+            if self.mode == "writing":
+                self.write(name)
+            elif isinstance(model, diffusers.UNet2DConditionModel):
                 library = schedulers if name == "xmkern" else diffusers
                 sampling(model, self.inputs, library.DDIMScheduler(clip_sample=False))
             else:
@@ -182,13 +213,13 @@ def look(call: Callable[[], Any]) -> tuple[dict[str, float], float]:
     return shares, most
 
 
-def measure(name: str, dtype: str, train: bool) -> dict[str, Any]:
-    contest = Contest.of(MODELS[name], DTYPES[dtype])
+def measure(name: str, dtype: str, mode: str) -> dict[str, Any]:
+    contest = Contest.of((WRITERS if mode == "writing" else MODELS)[name], DTYPES[dtype], mode)
     contest.check()
-    calls = {who: partial(contest.call, who, train) for who in contest.models}
+    calls = {who: partial(contest.call, who) for who in contest.models}
     times = alternate(calls, 6.0, 5, burst=1)
     looks = {who: look(call) for who, call in calls.items()}
-    row: dict[str, Any] = {"model": name, "mode": "training" if train else "inference", "dtype": dtype}
+    row: dict[str, Any] = {"model": name, "mode": mode, "dtype": dtype}
     row |= {f"{who}_ms": round(time * 1e3, 2) for who, time in times.items()}
     row["ratio"] = round(times["before"] / times["xmkern"], 3)
     row |= {f"{who}_mb": round(most / 1e6, 1) for who, (_, most) in looks.items()}
@@ -216,9 +247,10 @@ def table(measured: list[dict[str, Any]]) -> str:
 def main() -> None:
     hf.logging.set_verbosity_error()
     measured = [
-        measure(name, dtype, train)
-        for name, dtype, train in itertools.product(MODELS, DTYPES, (False, True))
-        if not (train and torch_crawls(DTYPES[dtype]))  # a step without ours takes minutes
+        measure(name, dtype, mode)
+        for name, dtype, mode in itertools.product(MODELS, DTYPES, MODES)
+        if not (mode == "training" and torch_crawls(DTYPES[dtype]))  # a step without ours takes minutes
+        and not (mode == "writing" and name not in WRITERS)
     ]
     print(table(measured))
     path = write_rows("models", measured)

@@ -115,7 +115,8 @@ class Ordinary {
   bool begin(py::handle query, py::handle scale, size_t sources) {
     Problem& p = problem;
     if (!read_heads(query, q_, p.query)) return false;
-    p.batches = q_.shape[0], p.heads = q_.shape[1], p.queries = q_.shape[2], p.depth = q_.shape[3], p.dtype = q_.dtype();
+    p.batches = q_.shape[0], p.heads = q_.shape[1], p.queries = q_.shape[2], p.depth = q_.shape[3],
+    p.dtype = q_.dtype();
     p.dropout.kept_scale = 1;
     query_ = query;
     given_.reserve(sources), sources_.reserve(sources);
@@ -153,7 +154,8 @@ class Ordinary {
   bool drop(const std::optional<DropoutNumbers>& dropout, py::handle seeds, size_t place) {
     if (!dropout) return seeds.is_none();
     xmkern::Dense x;
-    if (!xmkern::read(seeds, x) || x.element != Element::int64 || place >= static_cast<size_t>(x.elements)) return false;
+    if (!xmkern::read(seeds, x) || x.element != Element::int64 || place >= static_cast<size_t>(x.elements))
+      return false;
     const int64_t seed = static_cast<int64_t*>(x.data)[place];
     problem.dropout = {dropout->first, static_cast<uint64_t>(seed), dropout->second};
     return true;

@@ -41,8 +41,14 @@ py::object linear_at_once(py::handle x, py::handle weight, py::handle bias, int 
   if (!xmkern::read(out, made)) return no;
   {
     py::gil_scoped_release release;
-    multiply({a.dtype(), rows, columns, depth, {a.data, depth, false}, {w.data, w.strides[transposed ? 1 : 0], transposed},
-              bias.is_none() ? nullptr : b.data, made.data},
+    multiply({a.dtype(),
+              rows,
+              columns,
+              depth,
+              {a.data, depth, false},
+              {w.data, w.strides[transposed ? 1 : 0], transposed},
+              bias.is_none() ? nullptr : b.data,
+              made.data},
              threads);
   }
   return out;

@@ -19,8 +19,8 @@ XMKERN_KERNELS(element_kernels, epilogue::ElementKernel, epilogue_element, avx51
 namespace epilogue {
 namespace {
 
-// Less is not worth waking a thread for.
-constexpr int64_t numbers_a_task = int64_t{1} << 15;
+// Less is not worth waking a thread for: where a number costs much, and where it costs little.
+constexpr int64_t numbers_a_task = int64_t{1} << 15, light_numbers = 3 * numbers_a_task;
 // Each block has sums over its rows of its own.
 constexpr int64_t most_blocks = 64;
 // Pieces of rows in working memory have room for as many numbers.
@@ -48,6 +48,11 @@ void for_blocks(int64_t rows, int64_t rows_a_block, int threads, F&& f) {
     f(block, block * rows_a_block, std::min(rows, (block + 1) * rows_a_block));
     std::atomic_thread_fence(std::memory_order_seq_cst);  // what went past the caches is in no order by itself
   });
+}
+
+// How many threads share work in which a number costs little.
+int threads_of_light(int64_t numbers, int threads) {
+  return static_cast<int>(std::clamp<int64_t>(numbers / light_numbers, 1, std::max(threads, 1)));
 }
 
 int64_t rows_a_task(int64_t columns) { return std::max<int64_t>(1, numbers_a_task / columns); }
@@ -100,6 +105,7 @@ void add_norm(const AddNorm& given, int threads) {
   if (p.pb_relax && p.inner) epsilons[0] = relaxed(p, epsilons, false, threads);
   if (p.pb_relax && p.outer) epsilons[1] = relaxed(p, epsilons, true, threads);
   const NormKernel& kernel = norm_kernels.pick();
+  if (!p.dropout.on) threads = threads_of_light(p.rows * p.columns, threads);
   for_blocks(p.rows, rows_a_task(p.columns), threads, [&](int64_t, int64_t begin, int64_t end) {
     kernel.forward(p, epsilons, begin, end, scratch(norm_rows, p.columns));
   });
@@ -119,6 +125,7 @@ void gated_residual(const GatedResidual& given, int threads) {
   GatedResidual p = given;
   stream_if_large(p.rows * p.columns, {p.x, p.residual, p.gates}, {&p.out});
   const ElementKernel& kernel = element_kernels.pick();
+  threads = threads_of_light(p.rows * p.columns, threads);
   for_blocks(p.rows, rows_a_task(p.columns), threads, [&](int64_t, int64_t begin, int64_t end) {
     kernel.gated_residual(p, begin, end, scratch(element_rows, p.columns));
   });
@@ -138,6 +145,7 @@ void bias_activation(const BiasActivation& given, int threads) {
   BiasActivation p = given;
   stream_if_large(p.rows * p.columns, {p.x}, {&p.out});
   const ElementKernel& kernel = element_kernels.pick();
+  threads = threads_of_light(p.rows * p.columns, threads);
   for_blocks(p.rows, rows_a_task(p.columns), threads, [&](int64_t, int64_t begin, int64_t end) {
     kernel.bias_activation(p, begin, end, scratch(element_rows, p.columns));
   });

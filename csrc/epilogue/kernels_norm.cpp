@@ -121,11 +121,35 @@ float round_sum(const AddNorm& p, const Memory& m, float sum, float* total) {
   return add_up({{m.grad, 0, p.sum.dtype}, {}, m.zeros}, m, 0, p.columns, total);
 }
 
+// The branch's norm and the residual, to where the sum is kept: there is no other norm.
+void keep_inner(const AddNorm& p, const Memory& m, const float* epsilons, int64_t row) {
+  const Moments of = moments(p, m.branch, read_branch(p, m, row, m.branch), epsilons[0]);
+  keep(p, false, row, of);
+  const Pieces pieces(p.sum, p.residual);
+  with_dtype(pieces.dtype, [&](auto dtype_of) {
+    constexpr Dtype dtype = decltype(dtype_of)::value;
+    const void* residual = pieces.fetch(p.residual, row, 0, p.columns, m.copies[0]);
+    void* to = pieces.place(p.sum, row, 0, m.copies[1]);
+    const bool stream = p.sum.stream && p.sum.dtype == dtype;
+    for_columns(p.columns, [&](int64_t c, auto extent) {
+      const Floats normal = of.normal(load(m.branch + c));
+      const Floats branch = normal * load(m.inner_weight + c) + load(m.inner_bias + c);
+      store_numbers<dtype>(to, c, load_numbers<dtype>(residual, c, extent) + branch, extent, stream);
+    });
+  });
+  pieces.put(p.sum, row, 0, p.columns, m.copies[1]);
+}
+
 void forward(const AddNorm& p, const float* epsilons, int64_t begin, int64_t end, float* memory) {
   const Memory m(p, memory);
   float* total = m.total;
   for (int64_t row = begin; row < end; ++row) {
-    const float sum = round_sum(p, m, sum_up(p, m, epsilons, row, total), total);
+    if (p.inner && !p.outer && p.sum.data != nullptr) {
+      keep_inner(p, m, epsilons, row);
+      continue;
+    }
+    float sum = sum_up(p, m, epsilons, row, total);
+    if (p.outer) sum = round_sum(p, m, sum, total);
     if (p.sum.data != nullptr) write(p.sum, row, 0, p.columns, [&](int64_t c) { return load(total + c); });
     if (!p.outer) continue;
     const Moments of = moments(p, total, sum, epsilons[1]);

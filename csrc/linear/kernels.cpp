@@ -43,9 +43,7 @@ struct Memory {
   }
 };
 
-int64_t workspace(const Product& p, const Part& part) {
-  return Memory(Layout(p, part), part, nullptr).bytes;
-}
+int64_t workspace(const Product& p, const Part& part) { return Memory(Layout(p, part), part, nullptr).bytes; }
 
 template <Dtype dtype>
 void pack_right(const Matrix& m, int64_t column, int64_t columns, int64_t step, const Panels<float>& out,

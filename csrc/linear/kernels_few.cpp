@@ -39,8 +39,7 @@ void run_as(const Product& p, const Part& part, float* sums) {
 }
 
 void run(const Product& p, const Part& part, void* workspace) {
-  with_dtype(p.dtype,
-             [&](auto dtype) { run_as<decltype(dtype)::value>(p, part, static_cast<float*>(workspace)); });
+  with_dtype(p.dtype, [&](auto dtype) { run_as<decltype(dtype)::value>(p, part, static_cast<float*>(workspace)); });
 }
 
 }  // namespace

@@ -66,8 +66,9 @@ def test_gradients_of_two_streams(served, frozen, dropout_p, dtype):
 @pytest.mark.parametrize("dtype", native.DTYPES)
 @pytest.mark.parametrize("L", [1, 30])
 def test_gradients_of_several_sources(served, L, dtype):
-    query, *rest = tensors((2, 4, L, 16), *[(2, 2, n, 16) for n in (20, 70)], *[(2, 2, n, 24) for n in (20, 70)], dtype=dtype)
-    (of_keys, of_head) = tensors((1, 1, 1, 20), (4, L, 70))
+    shapes = [(2, 2, n, width) for width in (16, 24) for n in (20, 70)]
+    query, *rest = tensors((2, 4, L, 16), *shapes, dtype=dtype)
+    of_keys, of_head = tensors((1, 1, 1, 20), (4, L, 70))
     sources = [
         (rest[0], rest[2], masks.dense(torch.rand(2, 1, 1, 20) < 0.7), of_keys),
         xf.KeyValue(rest[1], rest[3], bias=of_head),

@@ -21,10 +21,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     """x times the transpose of weight, and bias: :func:`torch.nn.functional.linear`, with its gradients.
 
     Ours serves on the CPU where it is the faster one: half precision on processors for which torch has nothing but
-    plain loops, also under autocast and torch.compile; float32 with AVX-512; and float32 (bfloat16 where the processor
-    multiplies it) of a few rows and a large weight, where no gradient is wanted. Everything else is torch's own, unless ``backend`` names another: small
-    products, processors without AVX2, other devices, and torch.func; and in any case float32 under torch.compile, and
-    tensors that are nested, sparse or on the meta device. Sums do not depend on the number of threads.
+    plain loops, also under autocast and torch.compile; float32 with AVX-512; and a few rows of a large weight, where no
+    gradient is wanted, in float32 and, where the processor multiplies it, bfloat16. Everything else is torch's own,
+    unless ``backend`` names another: small products, processors without AVX2, other devices, and torch.func; and in any
+    case float32 under torch.compile, and tensors that are nested, sparse or on the meta device. Sums do not depend on
+    the number of threads.
 
     Args:
         x: [..., N].
@@ -67,9 +68,9 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     size = weight.numel()
     if torch_crawls(x.dtype):  # but a single row is read at the speed of memory, and its gradients are not
         return work > size or torch.is_grad_enabled()
-    if work <= FEW_ROWS * size and not torch.is_grad_enabled():
-        if x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and capability == "avx512_bf16"):
-            return size >= _LARGE_WEIGHT
+    multiplied = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and capability == "avx512_bf16")
+    if multiplied and work <= FEW_ROWS * size and not torch.is_grad_enabled():
+        return size >= _LARGE_WEIGHT
     return capability != "avx2" and work >= _LEAST
 
 
