@@ -24,7 +24,7 @@ CHINESE = {
     "damsm": ("DAMSM，前向加反向", "对标题的循环"),
     "transport": ("最优传输", "PyTorch 逐步计算"),
     "diffusion": ("扩散，采样器的一步", "diffusers"),
-    "models": ("transformers 与 diffusers 的整个模型，前向或训练步", "原库自身"),
+    "models": ("transformers 与 diffusers 的整个模型：前向、训练步、束搜索生成", "原库自身"),
     "hamming": ("汉明检索，2^20 个码", "FAISS 较快的模式"),
 }
 # What was measured -> its name in the summary, and against what.
@@ -40,7 +40,7 @@ SUMMARY = {
     "damsm": ("DAMSM, forward + backward", "the loop over captions"),
     "transport": ("optimal transport", "eager PyTorch"),
     "diffusion": ("diffusion, a sampler's step", "diffusers"),
-    "models": ("whole models, a forward pass or a training step", "the library by itself"),
+    "models": ("whole models: forward, a training step, writing by beams", "the library by itself"),
     "hamming": ("Hamming search, 2^20 codes", "better mode of FAISS"),
 }
 # Tables that are not their benchmark's only one.

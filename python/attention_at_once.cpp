@@ -50,10 +50,11 @@ bool make_heads(py::handle like, const Strided& x, int64_t depth, py::object& ma
   return read_heads(made, read_back, out);
 }
 
-// Where dense float32 lies; null: it is none.
-float* floats(py::handle given) {
+// Where so many dense float32 numbers lie; null: it is not they.
+float* floats(py::handle given, int64_t count) {
   xmkern::Dense x;
-  return xmkern::read(given, x) && x.element == Element::float32 ? static_cast<float*>(x.data) : nullptr;
+  if (!xmkern::read(given, x) || x.element != Element::float32 || x.elements != count) return nullptr;
+  return static_cast<float*>(x.data);
 }
 
 // The tensors of a mask's program, each of whose axes must be of a full size or, where that may be, one.
@@ -124,8 +125,9 @@ class Ordinary {
       p.scale = static_cast<float>(std::pow(static_cast<double>(p.depth), -0.5));
       return true;
     }
-    p.scale = static_cast<float>(PyFloat_AsDouble(scale.ptr()));
-    return PyFloat_CheckExact(scale.ptr());
+    if (!PyFloat_CheckExact(scale.ptr())) return false;
+    p.scale = static_cast<float>(PyFloat_AS_DOUBLE(scale.ptr()));
+    return true;
   }
 
   bool add(py::handle key, py::handle value, const int64_t* program, int64_t length, const py::handle* mask_tensors,
@@ -168,7 +170,7 @@ class Ordinary {
     if (keep_lse) {
       lse = xmkern::empty_floats({p.batches, p.heads, p.queries}, p.lse);
     } else {
-      forgotten_.resize(static_cast<size_t>(p.batches * p.heads * p.queries));
+      forgotten_.resize(static_cast<size_t>(rows()));
       p.lse = forgotten_.data();
     }
     lay_out(p, sources_.data(), static_cast<int64_t>(sources_.size()));
@@ -179,10 +181,12 @@ class Ordinary {
   bool read_results(py::handle out, py::handle lse, py::handle grad_out, py::handle grad_lse, Gradients& gradients) {
     Problem& p = problem;
     Strided o, grad;
+    const int64_t shape[4] = {p.batches, p.heads, p.queries, p.value_depth};
     if (!read_heads(out, o, p.out) || !read_heads(grad_out, grad, gradients.out)) return false;
-    if (!std::equal(o.shape, o.shape + 4, grad.shape) || grad.element != q_.element) return false;
-    p.lse = floats(lse);
-    if (!grad_lse.is_none()) gradients.lse = floats(grad_lse);
+    if (!std::equal(shape, shape + 4, o.shape) || !std::equal(shape, shape + 4, grad.shape)) return false;
+    if (o.element != q_.element || grad.element != q_.element) return false;
+    p.lse = floats(lse, rows());
+    if (!grad_lse.is_none()) gradients.lse = floats(grad_lse, rows());
     if (!p.lse || (!grad_lse.is_none() && !gradients.lse)) return false;
     lay_out(p, sources_.data(), static_cast<int64_t>(sources_.size()));
     return true;
@@ -222,6 +226,8 @@ class Ordinary {
   std::vector<Source> sources_;
   std::vector<SourceGradients> of_sources_;
   std::vector<float> forgotten_;
+
+  int64_t rows() const { return problem.batches * problem.heads * problem.queries; }
 
   // [B|1, H|1, L|1, S|1], or of diagonals, [B|1, H|1, L + S - 1].
   bool read_bias(py::handle given, int64_t keys, Strided& x, Bias& out) const {

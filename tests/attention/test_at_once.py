@@ -74,6 +74,15 @@ def test_parts_of_one_projection(served):
     assert made.stride() == want.stride()
 
 
+def test_large_results(served):
+    """Asked for on huge pages."""
+    args = tensors(*[(2, 4, 1100, 128)] * 3, grad=False)
+    made, want = xf.attention(*args), xf.attention(*args, backend="cpu")
+    assert made.nbytes >= 1 << 22
+    assert served == [True]
+    assert torch.equal(made, want)
+
+
 @pytest.mark.parametrize("dtype", native.DTYPES)
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("mask", [*MASKS, "tensor"])
@@ -207,6 +216,13 @@ def test_a_mask_that_does_not_fit_is_named(B, L, mask, name):
     args = tensors(*[(B, 4, L, 24)] * 3, grad=False)
     with torch.no_grad(), pytest.raises(ValueError, match=f"mask: {name}"):
         xf.attention(*args, mask)
+
+
+@pytest.mark.parametrize("scale", ["0.5", [0.5], torch.tensor(0.5)])
+def test_what_is_no_scale_is_named(scale):
+    args = tensors((2, 4, 9, 24), (2, 4, 9, 24), (2, 4, 9, 24), grad=False)
+    with pytest.raises(TypeError, match="scale must be a number"):
+        xf.attention(*args, scale=scale)
 
 
 def test_what_is_no_mask_is_named():

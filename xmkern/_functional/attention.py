@@ -1,6 +1,7 @@
 """The public calls of attention."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, NoReturn, overload
 
 import torch
@@ -276,9 +277,16 @@ def _check_numbers(query: Tensor, key: Tensor, value: Tensor, scale: Any) -> flo
             "query, key and value must be of one dtype, float32, bfloat16, float16 or float64, "
             f"not {query.dtype}, {key.dtype} and {value.dtype}"
         )
+    return query.shape[3] ** -0.5 if scale is None else check_scale(scale, "query")
+
+
+def check_scale(scale: Any, scaled: str) -> float:
+    """-> the scale; ``scaled`` is the name of a tensor that it multiplies."""
     if isinstance(scale, Tensor):
-        raise TypeError("scale must be a number, not a tensor, which would get no gradient: multiply query by it")
-    return query.shape[3] ** -0.5 if scale is None else scale
+        raise TypeError(f"scale must be a number, not a tensor, which would get no gradient: multiply {scaled} by it")
+    if not isinstance(scale, Real | torch.SymFloat | torch.SymInt):
+        raise TypeError(f"scale must be a number, not {type(scale).__name__}")
+    return scale  # type: ignore[return-value]
 
 
 def _lower(

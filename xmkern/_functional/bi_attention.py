@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from xmkern._functional.attention import check_scale
 from xmkern._functional.similarities import autocast
 from xmkern.ops.bi_attention import bi_attention as _attend
 
@@ -71,8 +72,8 @@ def bi_attention(
         raise ValueError(f"normalize must be 'softmax' or None, not {normalize!r}")
     if scale is None:
         scale = 1.0 if affinity == "tanh" else a.shape[-1] ** -0.5
-    elif isinstance(scale, Tensor):
-        raise TypeError("scale must be a number, not a tensor, which would get no gradient: multiply a by it")
+    else:
+        scale = check_scale(scale, "a")
     mask_a, mask_b = rows_there("mask_a", mask_a, a), rows_there("mask_b", mask_b, b)
     headless = a.dim() == 3
     if headless:
