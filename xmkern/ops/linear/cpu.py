@@ -34,8 +34,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_at_once(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """The arguments of :func:`linear`, where oneDNN does not serve them as fast."""
-    if x.dtype in HALVES and not torch_crawls(x.dtype) and x.numel() > FEW_ROWS * weight.shape[1]:
-        return None
+    if x.dtype in HALVES and not torch_crawls(x.dtype):
+        few = x.numel() <= FEW_ROWS * weight.shape[1]
+        if not (few and x.dtype == torch.bfloat16 and native.cpu_capability() == "avx512_bf16"):
+            return None
     made: Tensor | None = native.module().linear.forward_at_once(x, weight, bias, torch.get_num_threads())
     return made
 
