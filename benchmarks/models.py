@@ -62,10 +62,8 @@ T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_head
 
 
 def t5() -> tuple[nn.Module, Inputs]:
-    return hf.T5Model(hf.T5Config(**T5_SMALL)), {
-        **words(4, 256),
-        "decoder_input_ids": torch.randint(5, 20000, (4, 64)),
-    }
+    model = hf.T5Model(hf.T5Config(**T5_SMALL))
+    return model, {**words(4, 256), "decoder_input_ids": torch.randint(5, 20000, (4, 64))}
 
 
 def git() -> tuple[nn.Module, Inputs]:
@@ -106,8 +104,8 @@ def switch_on(model: nn.Module) -> None:
         xmkern.nn.replace(model)
         return
     in_transformers.register()
-    chosen = {hf.GitModel: "image_encoder", hf.GitForCausalLM: "git.image_encoder"}.get(type(model))
-    chosen = model.get_submodule(chosen) if chosen else model
+    part = {hf.GitModel: "image_encoder", hf.GitForCausalLM: "git.image_encoder"}.get(type(model), "")
+    chosen = model.get_submodule(part)
     if chosen._can_set_attn_implementation():
         chosen.set_attn_implementation(in_transformers.NAME)
     in_transformers.patch(model)
@@ -118,6 +116,10 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     options = {"timestep": 500} if isinstance(model, diffusers.UNet2DConditionModel) else {}
     found = model(**inputs, **options).to_tuple()
     return [x for x in found if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def write(model: nn.Module, inputs: Inputs) -> Any:
+    return model.generate(**inputs, **WRITING)  # type: ignore[operator]
 
 
 def sampling(model: nn.Module, inputs: Inputs, scheduler: Any, steps: int = 4) -> Tensor:
@@ -149,21 +151,16 @@ class Contest:
 
     def check(self) -> None:
         """Raises AssertionError unless outputs are the same (tests compare gradients)."""
-        found = {}
-        for name, model in self.models.items():
-            with torch.no_grad():
-                found[name] = outputs(model.eval(), self.inputs) if self.mode != "writing" else self.write(name)
+        read = write if self.mode == "writing" else outputs
+        with torch.no_grad():
+            found = [read(model.eval(), self.inputs) for model in self.models.values()]
         if self.mode == "writing":
             # In half precision weights that are drawn have near ties, which rounding decides.
-            assert torch.equal(*found.values()) or self.models["xmkern"].dtype != torch.float32
+            assert torch.equal(*found) or self.models["xmkern"].dtype != torch.float32
             return
-        for ours, theirs in zip(*found.values(), strict=True):
+        for ours, theirs in zip(*found, strict=True):
             worst = 1e-3 if theirs.dtype == torch.float32 else 0.1
             assert (ours - theirs).float().norm() <= worst * theirs.float().norm()
-
-    def write(self, name: str) -> Tensor:
-        found: Tensor = self.models[name].eval().generate(**self.inputs, **WRITING)
-        return found
 
     def call(self, name: str) -> None:
         model = self.models[name].train(self.mode == "training")
@@ -173,7 +170,7 @@ class Contest:
             return
         with torch.no_grad():
             if self.mode == "writing":
-                self.write(name)
+                write(model, self.inputs)
             elif isinstance(model, diffusers.UNet2DConditionModel):
                 library = schedulers if name == "xmkern" else diffusers
                 sampling(model, self.inputs, library.DDIMScheduler(clip_sample=False))

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -18,8 +18,8 @@ using xmkern::Strided;
 
 namespace {
 
-// Threshold and scale of what is kept.
-using DropoutNumbers = std::pair<uint32_t, float>;
+// Threshold, seed and scale of what is kept.
+using DropoutNumbers = std::tuple<uint32_t, uint64_t, float>;
 
 // An axis of one is one that does not vary.
 int64_t step(const Strided& x, int axis) { return x.shape[axis] == 1 ? 0 : x.strides[axis]; }
@@ -113,12 +113,12 @@ class Ordinary {
  public:
   Problem problem{};
 
-  bool begin(py::handle query, py::handle scale, size_t sources) {
+  bool begin(py::handle query, py::handle scale, const DropoutNumbers& dropout, size_t sources) {
     Problem& p = problem;
     if (!read_heads(query, q_, p.query)) return false;
     p.batches = q_.shape[0], p.heads = q_.shape[1], p.queries = q_.shape[2], p.depth = q_.shape[3],
     p.dtype = q_.dtype();
-    p.dropout.kept_scale = 1;
+    p.dropout = {std::get<0>(dropout), std::get<1>(dropout), std::get<2>(dropout)};
     query_ = query;
     given_.reserve(sources), sources_.reserve(sources);
     if (scale.is_none()) {
@@ -150,17 +150,6 @@ class Ordinary {
     g.mask_tensors = std::move(mask.tensors);
     s.mask = {program, length, g.mask_tensors.data()};
     return read_bias(bias, s.keys, g.b, s.bias);
-  }
-
-  // seeds: int64, one for each problem of the call; of this one at `place`.
-  bool drop(const std::optional<DropoutNumbers>& dropout, py::handle seeds, size_t place) {
-    if (!dropout) return seeds.is_none();
-    xmkern::Dense x;
-    if (!xmkern::read(seeds, x) || x.element != Element::int64 || place >= static_cast<size_t>(x.elements))
-      return false;
-    const int64_t seed = static_cast<int64_t*>(x.data)[place];
-    problem.dropout = {dropout->first, static_cast<uint64_t>(seed), dropout->second};
-    return true;
   }
 
   // Memory for the output, and for lse or, if that is not wanted, for the time of the call.
@@ -267,12 +256,11 @@ class Ordinary {
 
 // -> the output, and lse or None
 py::object attention(py::handle query, py::handle key, py::handle value, const std::vector<int64_t>& mask,
-                     const std::vector<py::handle>& mask_tensors, py::handle bias, py::handle seed,
-                     const std::optional<DropoutNumbers>& dropout, py::handle scale, bool keep_lse, bool gradients,
-                     int threads) {
+                     const std::vector<py::handle>& mask_tensors, py::handle bias, const DropoutNumbers& dropout,
+                     py::handle scale, bool keep_lse, bool gradients, int threads) {
   const py::object no = py::none();
   Ordinary call;
-  if (!call.begin(query, scale, 1) || !call.drop(dropout, seed, 0)) return no;
+  if (!call.begin(query, scale, dropout, 1)) return no;
   if (!call.add(key, value, mask.data(), static_cast<int64_t>(mask.size()), mask_tensors.data(), mask_tensors.size(),
                 bias))
     return no;
@@ -289,13 +277,12 @@ py::object attention(py::handle query, py::handle key, py::handle value, const s
 // -> the gradients of query, key, value and bias, or None for it
 py::object attention_backward(py::handle grad_out, py::handle grad_lse, py::handle query, py::handle key,
                               py::handle value, py::handle out, py::handle lse, const std::vector<int64_t>& mask,
-                              const std::vector<py::handle>& mask_tensors, py::handle bias, py::handle seed,
-                              const std::optional<DropoutNumbers>& dropout, py::handle scale, bool bias_grad,
-                              int threads) {
+                              const std::vector<py::handle>& mask_tensors, py::handle bias,
+                              const DropoutNumbers& dropout, py::handle scale, bool bias_grad, int threads) {
   const py::object no = py::none();
   Ordinary call;
   Gradients gradients{};
-  if (!call.begin(query, scale, 1) || !call.drop(dropout, seed, 0)) return no;
+  if (!call.begin(query, scale, dropout, 1)) return no;
   if (!call.add(key, value, mask.data(), static_cast<int64_t>(mask.size()), mask_tensors.data(), mask_tensors.size(),
                 bias))
     return no;
@@ -318,8 +305,7 @@ struct CrossArguments {
   std::vector<size_t> counts;
   std::vector<int64_t> masks;
   Handles mask_tensors, biases;
-  py::handle seeds;
-  std::optional<DropoutNumbers> dropout;
+  std::vector<DropoutNumbers> dropouts;
   Handles scales;
 
   explicit CrossArguments(const py::tuple& a)
@@ -330,9 +316,8 @@ struct CrossArguments {
         masks(a[4].cast<std::vector<int64_t>>()),
         mask_tensors(a[5].cast<Handles>()),
         biases(a[6].cast<Handles>()),
-        seeds(a[7]),
-        dropout(a[8].cast<std::optional<DropoutNumbers>>()),
-        scales(a[9].cast<Handles>()) {}
+        dropouts(a[7].cast<std::vector<DropoutNumbers>>()),
+        scales(a[8].cast<Handles>()) {}
 
   bool read(std::vector<Ordinary>& calls) const {
     const int64_t* program = masks.data();
@@ -340,7 +325,7 @@ struct CrossArguments {
     const py::handle* tensors = mask_tensors.data();
     calls.resize(queries.size());
     for (size_t i = 0; i < calls.size(); ++i) {
-      if (!calls[i].begin(queries[i], scales[i], counts[i]) || !calls[i].drop(dropout, seeds, i)) return false;
+      if (!calls[i].begin(queries[i], scales[i], dropouts[i], counts[i])) return false;
       for (size_t k = 0; k < counts[i]; ++k, ++source) {
         const int64_t length = program[0];
         const auto tensor_count = static_cast<size_t>(program[1]);

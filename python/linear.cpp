@@ -16,28 +16,39 @@ using MatrixNumbers = std::array<int64_t, 3>;
 
 Matrix matrix(const MatrixNumbers& n) { return {at<void>(n[0]), n[1], n[2] != 0}; }
 
+// x, weight and bias, which has no address if there is none.
+struct Operands {
+  xmkern::Strided x, weight, bias{};
+};
+
 // Whether these are ordinary tensors (tensor.h) of one dtype that go together.
-bool fit(py::handle x, py::handle weight, py::handle bias) {
-  xmkern::Strided a, w, b;
+bool read(py::handle x, py::handle weight, py::handle bias, Operands& out) {
+  auto& [a, w, b] = out;
   if (!xmkern::read(x, a) || !xmkern::read(weight, w) || !a.computes() || w.element != a.element) return false;
   if (a.axes == 0 || w.axes != 2 || a.shape[a.axes - 1] != w.shape[1]) return false;
   if (bias.is_none()) return true;
   return xmkern::read(bias, b) && b.element == a.element && b.axes == 1 && b.shape[0] == w.shape[0];
 }
 
+bool fit(py::handle x, py::handle weight, py::handle bias) {
+  Operands given;
+  return read(x, weight, bias, given);
+}
+
 // x times the transpose of weight, and bias, of ordinary tensors; None alone where anything is not as it mostly is.
 py::object linear_at_once(py::handle x, py::handle weight, py::handle bias, int threads) {
   const py::object no = py::none();
-  xmkern::Dense a, b, made;
-  xmkern::Strided w;
-  if (!fit(x, weight, bias) || !xmkern::read(x, a) || !xmkern::read(weight, w)) return no;
-  if (!bias.is_none() && !xmkern::read(bias, b)) return no;
+  Operands given;
+  if (!read(x, weight, bias, given) || !xmkern::is_dense(given.x)) return no;
+  if (given.bias.data != nullptr && !xmkern::is_dense(given.bias)) return no;
+  const auto& [a, w, b] = given;
   const bool transposed = w.strides[1] != 1;
   if (transposed && w.strides[0] != 1) return no;
   const int64_t columns = w.shape[0], depth = w.shape[1], rows = a.elements / depth;
   std::vector<int64_t> shape(a.shape, a.shape + a.axes);
   shape.back() = columns;
   const py::object out = xmkern::empty(x, shape.data(), a.axes);
+  xmkern::Dense made;
   if (!xmkern::read(out, made)) return no;
   {
     py::gil_scoped_release release;
@@ -47,7 +58,7 @@ py::object linear_at_once(py::handle x, py::handle weight, py::handle bias, int 
               depth,
               {a.data, depth, false},
               {w.data, w.strides[transposed ? 1 : 0], transposed},
-              bias.is_none() ? nullptr : b.data,
+              b.data,
               made.data},
              threads);
   }

@@ -111,13 +111,14 @@ bool read(py::handle x, Strided& out) {
   return out.elements > 0;
 }
 
-bool read(py::handle x, Dense& out) {
-  if (!read(x, static_cast<Strided&>(out))) return false;
+bool is_dense(const Strided& x) {
   std::int64_t stride = 1;
-  for (int axis = out.axes; axis-- > 0; stride *= out.shape[axis])
-    if (out.shape[axis] != 1 && out.strides[axis] != stride) return false;
+  for (int axis = x.axes; axis-- > 0; stride *= x.shape[axis])
+    if (x.shape[axis] != 1 && x.strides[axis] != stride) return false;
   return true;
 }
+
+bool read(py::handle x, Dense& out) { return read(x, static_cast<Strided&>(out)) && is_dense(out); }
 
 bool read_operand(py::handle x, Dense& out) { return read(x, out) && out.computes(); }
 

@@ -29,6 +29,8 @@ struct Strided {
 // A tensor whose elements lie one after the other.
 struct Dense : Strided {};
 
+bool is_dense(const Strided& x);
+
 // Whether x is an ordinary tensor: of torch.Tensor itself or a Parameter, on the CPU, not empty, of one of these
 // elements. If not, the caller leaves the call to Python, which can do with it or say what is wrong.
 bool read(pybind11::handle x, Strided& out);

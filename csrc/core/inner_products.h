@@ -56,21 +56,20 @@ struct Stretch<Pair, dtype> {
 #endif
 }
 
-// What a tile fetches meanwhile, so many bytes from the beginning at each step: one row, or several.
+// What a tile fetches meanwhile, so many bytes from the beginning at each step: one row, or those of a tile.
 struct NextRow {
   const char* row;
 
   void fetch(int64_t at) const { __builtin_prefetch(row + at, 0, 2); }
 };
 
-template <int Count>
 struct NextRows {
   const char* rows;
   int64_t stride;
 
   [[gnu::always_inline]] void fetch(int64_t at) const {
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) __builtin_prefetch(rows + i * stride + at, 0, 2);
+#pragma GCC unroll 4
+    for (int i = 0; i < inner_columns; ++i) __builtin_prefetch(rows + i * stride + at, 0, 2);
   }
 };
 

@@ -99,18 +99,30 @@ void keep(const AddNorm& p, bool outer, int64_t row, const Moments& of) {
   moments_of(p, outer)[row] = of.mean, moments_of(p, outer)[p.rows + row] = of.scale;
 }
 
+// The branch's norm, from a column on.
+struct InnerNorm {
+  const Memory& m;
+  Moments of;
+
+  Floats at(int64_t c) const {
+    return of.normal(load(m.branch + c)) * load(m.inner_weight + c) + load(m.inner_bias + c);
+  }
+};
+
+// `sum` is that over the branch, which has been read.
+InnerNorm inner_norm(const AddNorm& p, const Memory& m, const float* epsilons, int64_t row, float sum) {
+  const Moments of = moments(p, m.branch, sum, epsilons[0]);
+  keep(p, false, row, of);
+  return {m, of};
+}
+
 // The branch, normalised if that is wanted, and the residual; returns the sum over the row.
 float sum_up(const AddNorm& p, const Memory& m, const float* epsilons, int64_t row, float* to) {
   if (!p.inner && !p.dropout.on) return add_up({p.x, p.residual, m.linear_bias}, m, row, p.columns, to);
   const float sum = read_branch(p, m, row, m.branch);
   if (!p.inner) return add_up({in_memory(m.branch), p.residual, m.zeros}, m, row, p.columns, to);
-  const Moments of = moments(p, m.branch, sum, epsilons[0]);
-  keep(p, false, row, of);
-  read(p.residual.dtype, at(p.residual, row), p.columns, [&](int64_t c, Floats x) {
-    const Floats normal = of.normal(load(m.branch + c));
-    x += normal * load(m.inner_weight + c) + load(m.inner_bias + c);
-    store(to + c, x);
-  });
+  const InnerNorm branch = inner_norm(p, m, epsilons, row, sum);
+  read(p.residual.dtype, at(p.residual, row), p.columns, [&](int64_t c, Floats x) { store(to + c, x + branch.at(c)); });
   return sum_over(p.columns, [&](int64_t c) { return load(to + c); });  // what is past the end is not of the row
 }
 
@@ -123,8 +135,7 @@ float round_sum(const AddNorm& p, const Memory& m, float sum, float* total) {
 
 // The branch's norm and the residual, to where the sum is kept: there is no other norm.
 void keep_inner(const AddNorm& p, const Memory& m, const float* epsilons, int64_t row) {
-  const Moments of = moments(p, m.branch, read_branch(p, m, row, m.branch), epsilons[0]);
-  keep(p, false, row, of);
+  const InnerNorm branch = inner_norm(p, m, epsilons, row, read_branch(p, m, row, m.branch));
   const Pieces pieces(p.sum, p.residual);
   with_dtype(pieces.dtype, [&](auto dtype_of) {
     constexpr Dtype dtype = decltype(dtype_of)::value;
@@ -132,9 +143,7 @@ void keep_inner(const AddNorm& p, const Memory& m, const float* epsilons, int64_
     void* to = pieces.place(p.sum, row, 0, m.copies[1]);
     const bool stream = p.sum.stream && p.sum.dtype == dtype;
     for_columns(p.columns, [&](int64_t c, auto extent) {
-      const Floats normal = of.normal(load(m.branch + c));
-      const Floats branch = normal * load(m.inner_weight + c) + load(m.inner_bias + c);
-      store_numbers<dtype>(to, c, load_numbers<dtype>(residual, c, extent) + branch, extent, stream);
+      store_numbers<dtype>(to, c, load_numbers<dtype>(residual, c, extent) + branch.at(c), extent, stream);
     });
   });
   pieces.put(p.sum, row, 0, p.columns, m.copies[1]);

@@ -27,7 +27,7 @@ void run_as(const Product& p, const Part& part, float* sums) {
         const int64_t row = g * rows / groups, height = (g + 1) * rows / groups - row;
         // The first rows fetch the next columns. They lie in a piece, but so little of it is read at a time that the
         // processor would not foresee them.
-        const NextRows<inner_columns> next{g == 0 ? right + inner_columns * right_stride : right, right_stride};
+        const NextRows next{g == 0 ? right + inner_columns * right_stride : right, right_stride};
         inner_tile_of<Arithmetic, dtype>(static_cast<int>(height), width,
                                          element<dtype>(p.left, part.row_begin + row, 0), left_stride, right,
                                          right_stride, p.depth, sums + row * few_columns + c, few_columns, next);

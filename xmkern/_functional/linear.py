@@ -6,7 +6,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from xmkern import native
-from xmkern.ops.linear import FEW_ROWS, ordinary, product_dtype, torch_crawls
+from xmkern.ops.linear import few_rows, ordinary, product_dtype, torch_crawls
 from xmkern.ops.linear import linear as _product
 
 # Multiply-adds below which a call takes longer than what it could save: where torch's own product is a fast one, and
@@ -68,8 +68,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     size = weight.numel()
     if torch_crawls(x.dtype):  # but a single row is read at the speed of memory, and its gradients are not
         return work > size or torch.is_grad_enabled()
-    multiplied = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and capability == "avx512_bf16")
-    if multiplied and work <= FEW_ROWS * size and not torch.is_grad_enabled():
+    if few_rows(x, weight) and not torch.is_grad_enabled():
         return size >= _LARGE_WEIGHT
     return capability != "avx2" and work >= _LEAST
 

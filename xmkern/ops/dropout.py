@@ -16,8 +16,3 @@ def kept_scale(dropout_p: float) -> float:
 def native_dropout(dropout_p: float, seed: Tensor) -> tuple[int, int, float]:
     """As the bindings take it: threshold, seed (int64 [1]) and scale."""
     return threshold_of(dropout_p), int(seed) & (2**64 - 1), kept_scale(dropout_p)
-
-
-def dropout_at_once(dropout_p: float, seed: Tensor | None) -> tuple[int, float] | None:
-    """As the bindings take it that read the seed themselves: threshold and scale."""
-    return None if seed is None else (threshold_of(dropout_p), kept_scale(dropout_p))

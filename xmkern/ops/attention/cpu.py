@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xmkern import native
 from xmkern.ops.attention.layout import empty_like_query, strides_of
-from xmkern.ops.dropout import dropout_at_once, native_dropout
+from xmkern.ops.dropout import native_dropout
 from xmkern.ops.fresh import fresh
 
 MAX_DEPTH = 256
@@ -55,7 +55,7 @@ def attention_at_once(
     if buckets is not None:
         return None
     return native.module().attention.forward_at_once(
-        query, key, value, mask, mask_tensors, bias, seed, dropout_at_once(dropout_p, seed), scale, keep_lse,
+        query, key, value, mask, mask_tensors, bias, dropout_of(dropout_p, seed), scale, keep_lse,
         torch.is_grad_enabled(), torch.get_num_threads(),
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def attention_backward_at_once(*args: Any) -> Any:
     if buckets is not None:
         return None
     return native.module().attention.backward_at_once(
-        *operands, bias, seed, dropout_at_once(dropout_p, seed), scale, bias_grad, torch.get_num_threads()
+        *operands, bias, dropout_of(dropout_p, seed), scale, bias_grad, torch.get_num_threads()
     )
 
 
@@ -156,10 +156,14 @@ def problem(
         query_numbers,
         out_numbers,
         lse.data_ptr(),
-        *(_NO_DROPOUT if seed is None else native_dropout(dropout_p, seed)),
+        *dropout_of(dropout_p, seed),
         sources,
     )
     return call, (query, out, lse)
+
+
+def dropout_of(dropout_p: float, seed: Tensor | None) -> tuple[int, int, float]:
+    return _NO_DROPOUT if seed is None else native_dropout(dropout_p, seed)
 
 
 def problem_gradient(

@@ -9,7 +9,6 @@ from xmkern import native
 from xmkern.ops.attention import cpu
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.cross_attention.problem import Problem, problems
-from xmkern.ops.dropout import dropout_at_once
 from xmkern.ops.fresh import fresh
 
 
@@ -62,8 +61,8 @@ def _given_at_once(
 ) -> tuple[Any, ...] | None:  # fmt: skip
     if any(each is not None for each in buckets):
         return None
-    dropout = dropout_at_once(dropout_p, seeds)
-    return queries, keys, values, counts, masks, mask_tensors, biases, seeds, dropout, scales
+    dropouts = [cpu.dropout_of(dropout_p, seed) for seed in ((None,) * len(queries) if seeds is None else seeds)]
+    return queries, keys, values, counts, masks, mask_tensors, biases, dropouts, scales
 
 
 def cross_attention_backward(

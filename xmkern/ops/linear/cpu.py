@@ -8,7 +8,7 @@ from xmkern.ops.fresh import fresh
 from xmkern.ops.linear.onednn import HALVES, torch_crawls
 
 # So many rows are multiplied where the weight lies, which is read once (csrc/linear/kernels_few.cpp).
-FEW_ROWS = 32
+_FEW_ROWS = 32
 
 # Address, stride, and whether it is columns that are dense.
 _Matrix = tuple[int, int, bool]
@@ -32,12 +32,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
+def few_rows(x: Tensor, weight: Tensor) -> bool:
+    """Whether rows are so few, and of a dtype that the processor multiplies, that the weight is read at full speed."""
+    multiplied = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and native.cpu_capability() == "avx512_bf16")
+    return multiplied and x.numel() <= _FEW_ROWS * weight.shape[1]
+
+
 def linear_at_once(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """The arguments of :func:`linear`, where oneDNN does not serve them as fast."""
-    if x.dtype in HALVES and not torch_crawls(x.dtype):
-        few = x.numel() <= FEW_ROWS * weight.shape[1]
-        if not (few and x.dtype == torch.bfloat16 and native.cpu_capability() == "avx512_bf16"):
-            return None
+    if x.dtype in HALVES and not torch_crawls(x.dtype) and not few_rows(x, weight):
+        return None
     made: Tensor | None = native.module().linear.forward_at_once(x, weight, bias, torch.get_num_threads())
     return made
 
