@@ -141,6 +141,14 @@ def test_biases_and_dropout(at_once_calls, frozen, dropout_p, bias, dtype):
         assert a.stride() == b.stride()
 
 
+def test_a_seed_on_another_device_is_not_waited_for():
+    """A graph that is captured there would break by it."""
+    seed, keys = torch.empty(1, dtype=torch.int64, device="meta"), torch.zeros(2, 4, 9, 24, device="meta")
+    given = (keys, keys, keys, (), (), None, None, 0.5, 0.1, seed)
+    assert op.cpu.attention_at_once(*given) is None
+    assert op.cpu.attention_backward_at_once(keys, None, *given[:3], keys, keys, *given[3:], False) is None
+
+
 class Marked(torch.Tensor):
     pass
 

@@ -83,6 +83,13 @@ def test_gradients_of_several_sources(served, L, dtype):
         assert torch.equal(a, b)
 
 
+def test_seeds_on_another_device_are_not_waited_for():
+    seeds, keys = torch.empty(1, dtype=torch.int64, device="meta"), (torch.zeros(2, 4, 9, 24, device="meta"),)
+    given = (keys, keys, keys, (1,), (0, 0), (), (None,), (None,), (0.5,), 0.1, seeds)
+    assert op.cpu.cross_attention_at_once(*given) is None
+    assert op.cpu.cross_attention_backward_at_once(keys, (None,), *given[:3], keys, keys, *given[3:], (False,)) is None
+
+
 def test_what_is_out_of_the_ordinary_is_served_with_addresses(served):
     query, key, value = tensors((2, 4, 9, 24), (2, 4, 9, 24), (2, 4, 9, 24), grad=False)
     (table,) = tensors((5, 4), grad=False)

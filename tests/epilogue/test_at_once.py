@@ -7,6 +7,7 @@ import torch
 import xmkern.functional as xf
 from xmkern import native
 from xmkern._functional import epilogue as functional
+from xmkern.ops.epilogue import cpu
 
 D = 40
 TENSORS = {
@@ -72,6 +73,13 @@ def test_parameters_may_be_of_another_dtype(served, name, names, more):
     assert served == [True]
     for a, b in zip(made, results(name, given, backend="cpu"), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_seed_on_another_device_is_not_waited_for():
+    """A graph that is captured there would break by it."""
+    seed, x = torch.empty(1, dtype=torch.int64, device="meta"), torch.zeros(2, 3, 8, device="meta")
+    assert cpu.add_norm_at_once(x, x, *[None] * 5, False, True, False, False, False, 1e-5, 0.1, seed) is None
+    assert cpu.add_norm_backward_at_once(x, None, x, x, None, x, *[None] * 5, False, False, True, 0.1, seed) is None
 
 
 class Marked(torch.Tensor):

@@ -16,3 +16,8 @@ def kept_scale(dropout_p: float) -> float:
 def native_dropout(dropout_p: float, seed: Tensor) -> tuple[int, int, float]:
     """As the bindings take it: threshold, seed (int64 [1]) and scale."""
     return threshold_of(dropout_p), int(seed) & (2**64 - 1), kept_scale(dropout_p)
+
+
+def is_elsewhere(seed: Tensor | None) -> bool:
+    """Whether it lies on another device, for which whoever reads it here would have to wait."""
+    return seed is not None and not seed.is_cpu

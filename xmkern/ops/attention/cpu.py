@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xmkern import native
 from xmkern.ops.attention.layout import empty_like_query, strides_of
-from xmkern.ops.dropout import native_dropout
+from xmkern.ops.dropout import is_elsewhere, native_dropout
 from xmkern.ops.fresh import fresh
 
 MAX_DEPTH = 256
@@ -52,7 +52,7 @@ def attention_at_once(
     scale: float | None, dropout_p: float, seed: Tensor | None, keep_lse: bool = True,
 ) -> Any:  # fmt: skip
     """The arguments of :func:`attention`; a scale of None is the usual one."""
-    if buckets is not None:
+    if buckets is not None or is_elsewhere(seed):
         return None
     return native.module().attention.forward_at_once(
         query, key, value, mask, mask_tensors, bias, dropout_of(dropout_p, seed), scale, keep_lse,
@@ -63,7 +63,7 @@ def attention_at_once(
 def attention_backward_at_once(*args: Any) -> Any:
     """The arguments of :func:`attention_backward`."""
     *operands, bias, buckets, scale, dropout_p, seed, bias_grad = args
-    if buckets is not None:
+    if buckets is not None or is_elsewhere(seed):
         return None
     return native.module().attention.backward_at_once(
         *operands, bias, dropout_of(dropout_p, seed), scale, bias_grad, torch.get_num_threads()

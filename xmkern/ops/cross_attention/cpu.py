@@ -9,6 +9,7 @@ from xmkern import native
 from xmkern.ops.attention import cpu
 from xmkern.ops.attention.layout import empty_like_query
 from xmkern.ops.cross_attention.problem import Problem, problems
+from xmkern.ops.dropout import is_elsewhere
 from xmkern.ops.fresh import fresh
 
 
@@ -59,7 +60,7 @@ def _given_at_once(
     queries: Any, keys: Any, values: Any, counts: Any, masks: Any, mask_tensors: Any, biases: Any, buckets: Any,
     scales: Any, dropout_p: float, seeds: Tensor | None,
 ) -> tuple[Any, ...] | None:  # fmt: skip
-    if any(each is not None for each in buckets):
+    if any(each is not None for each in buckets) or is_elsewhere(seeds):
         return None
     dropouts = [cpu.dropout_of(dropout_p, seed) for seed in ((None,) * len(queries) if seeds is None else seeds)]
     return queries, keys, values, counts, masks, mask_tensors, biases, dropouts, scales

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xmkern import native
-from xmkern.ops.dropout import native_dropout
+from xmkern.ops.dropout import is_elsewhere, native_dropout
 from xmkern.ops.epilogue.reference import sum_dtype
 from xmkern.ops.fresh import fresh
 
@@ -64,6 +64,8 @@ def add_norm(
 def add_norm_at_once(*args: Any) -> Any:
     """The arguments of :func:`add_norm`, and perhaps False: the moments are not wanted."""
     x, residual, eps, dropout_p, seed, *unwanted = *args[:2], *args[12:]
+    if is_elsewhere(seed):
+        return None
     dropout = None if seed is None else native_dropout(dropout_p, seed)
     call = x, residual, args[2:7], args[7:12], eps, dropout, not unwanted
     return native.module().epilogue.add_norm_at_once(*call, torch.is_grad_enabled(), torch.get_num_threads())
@@ -72,6 +74,8 @@ def add_norm_at_once(*args: Any) -> Any:
 def add_norm_backward_at_once(*args: Any) -> Any:
     """The arguments of :func:`add_norm_backward`."""
     inner, rms, residual_grad, dropout_p, seed = args[11:]
+    if is_elsewhere(seed):
+        return None
     dropout = None if seed is None else native_dropout(dropout_p, seed)
     call = *args[:6], args[6:11], inner, rms, residual_grad, dropout
     return native.module().epilogue.add_norm_backward_at_once(*call, torch.get_num_threads())
