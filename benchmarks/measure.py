@@ -19,6 +19,9 @@ RESULTS = Path(__file__).parent / "results"
 # What a profiler calls the products of linear layers, whoever computes them.
 PRODUCTS = ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "xmkern::linear", "xmkern::linear_backward")
 
+# Where rows of lesser processors lie.
+_FOLDERS = {"avx2": "avx2", "avx512": "avx512", "avx512_vpopcntdq": "avx512"}
+
 # Seconds of rest before a burst. The threads that an OpenMP runtime has just used go on spinning for a while (up to
 # nine milliseconds were seen), and FAISS brings a runtime of its own: they would take the cores from whoever is next.
 _REST = 0.02
@@ -74,10 +77,10 @@ def machine() -> dict[str, Any]:
 
 
 def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Writes rows with the machine's facts to ``results/<name>.csv``, on a processor without AVX-512 to
-    ``results/avx2/<name>.csv``: ratios there are other ones."""
+    """Writes rows with the machine's facts to ``results/<name>.csv``, on a processor without all that kernels make use
+    of to a folder below, where ratios are other ones."""
     facts = machine()
-    path = RESULTS / ("avx2" if facts["capability"] == "avx2" else "") / f"{name}.csv"
+    path = RESULTS / _FOLDERS.get(facts["capability"], "") / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".partial")
     with temporary.open("w", newline="") as file:

@@ -36,6 +36,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.def("capabilities", &capabilities, "The CPU capabilities that this processor has, lowest first.");
   module.def("capability", [] { return xmkern::capability_name(xmkern::current_capability()); });
   module.def("set_capability", &set_capability);
+  module.def("made_by_intel", &xmkern::made_by_intel);
   module.def("ask_for_huge_pages", &xmkern::ask_for_huge_pages);
   bind_attention(module);
   bind_bi_attention(module);

@@ -65,6 +65,12 @@ def cpu_capability() -> str | None:
     return _module.capability() if _module else None
 
 
+def made_by_intel() -> bool:
+    """Whether Intel made the processor: torch's BLAS uses AVX-512 to the full on no other. False without the
+    extension."""
+    return _module is not None and bool(_module.made_by_intel())
+
+
 def set_cpu_capability(name: str) -> None:
     """Makes kernels use the named level (see :func:`cpu_capabilities`). For tests and comparisons.
 

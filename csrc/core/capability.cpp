@@ -38,6 +38,15 @@ Capability detected_capability() {
   return detected;
 }
 
+bool made_by_intel() {
+#if XMKERN_X86
+  __builtin_cpu_init();
+  return __builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
 Capability current_capability() {
   const int level = current.load(std::memory_order_relaxed);
   return level < 0 ? detected_capability() : static_cast<Capability>(level);

@@ -20,6 +20,9 @@ Capability detected_capability();
 // The capability in force: the detected one unless set lower.
 Capability current_capability();
 
+// Whether Intel made it: MKL, torch's BLAS, uses AVX-512 to the full on no other processor.
+bool made_by_intel();
+
 // Returns false, and changes nothing, if the processor lacks the capability.
 bool set_current_capability(Capability capability);
 

@@ -10,7 +10,7 @@ from xmkern.ops.linear import few_rows, ordinary, product_dtype, torch_crawls
 from xmkern.ops.linear import linear as _product
 
 # Multiply-adds below which a call takes longer than what it could save: where torch's own product is a fast one, and
-# where it is a plain loop.
+# where it is a slow one.
 _LEAST = 1 << 22
 _LEAST_OF_LOOPS = 1 << 17
 # With few rows what counts is to read the weight once. It is then large, or caches and torch serve as well.
@@ -21,8 +21,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     """x times the transpose of weight, and bias: :func:`torch.nn.functional.linear`, with its gradients.
 
     Ours serves on the CPU where it is the faster one: half precision on processors for which torch has nothing but
-    plain loops, also under autocast and torch.compile; float32 with AVX-512; and a few rows of a large weight, where no
-    gradient is wanted, in float32 and, where the processor multiplies it, bfloat16. Everything else is torch's own,
+    plain loops or converts number by number, also under autocast and torch.compile; float32 with AVX-512 where
+    torch's BLAS makes no full use of it, which it does on Intel's processors; and a few rows of a large weight, where
+    no gradient is wanted, in float32 and, where the processor multiplies it, bfloat16. Everything else is torch's own,
     unless ``backend`` names another: small products, processors without AVX2, other devices, and torch.func; and in any
     case float32 under torch.compile, and tensors that are nested, sparse or on the meta device. Sums do not depend on
     the number of threads.
@@ -66,11 +67,12 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     if not x.is_cpu or x.dim() < 2 or capability == "baseline" or torch._C._are_functorch_transforms_active():
         return False
     size = weight.numel()
-    if torch_crawls(x.dtype):  # but a single row is read at the speed of memory, and its gradients are not
-        return work > size or torch.is_grad_enabled()
-    if few_rows(x, weight) and not torch.is_grad_enabled():
-        return size >= _LARGE_WEIGHT
-    return capability != "avx2" and work >= _LEAST
+    few = few_rows(x, weight) and not torch.is_grad_enabled()
+    if torch_crawls(x.dtype):  # but its loops read a single row at the speed of memory, without gradients
+        return work > size or torch.is_grad_enabled() or (few and size >= _LARGE_WEIGHT)
+    if few:  # MKL reads one row or two as fast on its own processors
+        return size >= _LARGE_WEIGHT and (work > 2 * size or not native.made_by_intel())
+    return capability != "avx2" and work >= _LEAST and not native.made_by_intel()
 
 
 def _plain(x: Tensor) -> bool:

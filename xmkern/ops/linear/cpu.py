@@ -33,9 +33,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def few_rows(x: Tensor, weight: Tensor) -> bool:
-    """Whether rows are so few, and of a dtype that the processor multiplies, that the weight is read at full speed."""
-    multiplied = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and native.cpu_capability() == "avx512_bf16")
-    return multiplied and x.numel() <= _FEW_ROWS * weight.shape[1]
+    """Whether rows are so few, and of a dtype that takes so few instructions, that the weight is read at full speed."""
+    wide = x.dtype == torch.bfloat16 and (native.cpu_capability() or "").startswith("avx512")
+    return (wide or x.dtype == torch.float32) and x.numel() <= _FEW_ROWS * weight.shape[1]
 
 
 def linear_at_once(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:

@@ -5,18 +5,29 @@ from torch import Tensor
 
 HALVES = (torch.bfloat16, torch.float16)
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Of them, those in which oneDNN has no product on this processor: loops of torch's own serve, which crawl, forward at a
-# tenth of float32's speed and backward at a hundredth. A torch without oneDNN is another one, of which we know nothing.
+# Of them, those in which oneDNN has no product on this processor: loops of torch's own serve, forward at a tenth of
+# float32's speed and backward at a hundredth. A torch without oneDNN is another one, of which we know nothing.
 _MISSING = frozenset(
     dtype
     for dtype, asked in zip(HALVES, ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"), strict=True)
     if _AVAILABLE and not getattr(torch.ops.mkldnn, asked, lambda: True)()
 )
+# bfloat16 where oneDNN has to convert each number as it multiplies, at a fifth of float32's speed: an AVX-512 without
+# its BF16 part.
+_CONVERTED = frozenset(
+    HALVES[:1]
+    if _AVAILABLE
+    and getattr(torch.cpu, "_is_avx512_supported", lambda: False)()
+    and not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)()
+    else ()
+)
+_CRAWLING = _MISSING | _CONVERTED
 
 
 def torch_crawls(dtype: torch.dtype) -> bool:
-    """Whether torch has nothing but plain loops for products of this half precision on this processor."""
-    return dtype in _MISSING
+    """Whether torch's products and convolutions in this half precision are slower than float32's on this processor:
+    plain loops, or numbers converted one by one."""
+    return dtype in _CRAWLING
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -33,7 +44,7 @@ def refuses(x: Tensor, weight: Tensor, *args: object) -> str | None:
         return f"the tensors are on {x.device} and {weight.device}"
     if not _AVAILABLE:
         return "this torch has no oneDNN"
-    return f"oneDNN has no product in {x.dtype} on this processor" if torch_crawls(x.dtype) else None
+    return f"oneDNN has no fast product in {x.dtype} on this processor" if torch_crawls(x.dtype) else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
