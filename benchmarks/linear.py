@@ -19,8 +19,8 @@ from xmkern.testing import assert_matches_reference
 CALLED = ("xmkern", "torch", "onednn")
 PASSES = ("forward", "forward + backward")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# A larger layer's gradients in half precision take torch ten seconds where it has only loops.
-MOST_ROWS_OF_HALVES = 700
+# A larger layer's gradients take torch ten seconds where it has only loops.
+MOST_ROWS_OF_LOOPS = 700
 # With so few rows one decodes: a step takes every layer once, whose weights no cache holds.
 FEW_ROWS, BYTES_OF_WEIGHTS = 8, 128 << 20
 
@@ -68,7 +68,7 @@ class Contest:
             return (
                 is_faster(x, weight)
                 and (few or onednn.refuses(x, weight) is not None)
-                and (x.dtype == torch.float32 or self.case.rows <= MOST_ROWS_OF_HALVES)
+                and (not onednn.torch_loops(x.dtype) or self.case.rows <= MOST_ROWS_OF_LOOPS)
                 and (which == "forward" or not few)
             )
 

@@ -24,7 +24,7 @@ import xmkern.nn
 from benchmarks.measure import PRODUCTS, RESULTS, alternate, write_rows
 from xmkern.integrations import diffusers as in_diffusers
 from xmkern.integrations import transformers as in_transformers
-from xmkern.ops.linear import torch_crawls
+from xmkern.ops.linear import torch_loops
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES = ("inference", "training", "writing")
@@ -246,7 +246,7 @@ def main() -> None:
     measured = [
         measure(name, dtype, mode)
         for name, dtype, mode in itertools.product(MODELS, DTYPES, MODES)
-        if not (mode == "training" and torch_crawls(DTYPES[dtype]))  # a step without ours takes minutes
+        if not (mode == "training" and torch_loops(DTYPES[dtype]))  # a step without ours takes minutes
         and not (mode == "writing" and name not in WRITERS)
     ]
     print(table(measured))

@@ -1,4 +1,4 @@
-"""Convolutions in half precision, where torch has nothing but plain loops for them."""
+"""Convolutions in half precision, where torch is slower in it than in float32."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,8 @@ from xmkern.ops.linear import product_dtype, torch_crawls
 
 
 def convolve(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Tensor) -> Tensor:
-    """The layer's forward pass; in float32 where torch would take fifty times as long in the dtype asked for."""
+    """The layer's forward pass; in float32 where torch would take two to fifty times as long in the dtype asked
+    for."""
     function: Callable[..., Tensor] = layer._conv_forward
     if not (input.is_cpu and torch_crawls(dtype := product_dtype(input))):
         return function(input, layer.weight, layer.bias)
@@ -19,8 +20,8 @@ def convolve(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Tensor) -> Tensor:
 
 
 class Conv1d(nn.Conv1d):
-    """:class:`torch.nn.Conv1d`, with its constructor and state dict. On the CPU, half precision for which the processor
-    has no convolutions is computed in float32 and rounded once."""
+    """:class:`torch.nn.Conv1d`, with its constructor and state dict. On the CPU, half precision in which torch is
+    slower on this processor is computed in float32 and rounded once."""
 
     def forward(self, input: Tensor) -> Tensor:
         return convolve(self, input)

@@ -7,7 +7,7 @@ HALVES = (torch.bfloat16, torch.float16)
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Of them, those in which oneDNN has no product on this processor: loops of torch's own serve, forward at a tenth of
 # float32's speed and backward at a hundredth. A torch without oneDNN is another one, of which we know nothing.
-_MISSING = frozenset(
+_LOOPS = frozenset(
     dtype
     for dtype, asked in zip(HALVES, ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"), strict=True)
     if _AVAILABLE and not getattr(torch.ops.mkldnn, asked, lambda: True)()
@@ -21,13 +21,17 @@ _CONVERTED = frozenset(
     and not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)()
     else ()
 )
-_CRAWLING = _MISSING | _CONVERTED
+
+
+def torch_loops(dtype: torch.dtype) -> bool:
+    """Whether torch has nothing but plain loops for products of this half precision on this processor."""
+    return dtype in _LOOPS
 
 
 def torch_crawls(dtype: torch.dtype) -> bool:
     """Whether torch's products and convolutions in this half precision are slower than float32's on this processor:
     plain loops, or numbers converted one by one."""
-    return dtype in _CRAWLING
+    return dtype in _LOOPS or dtype in _CONVERTED
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
