@@ -23,6 +23,7 @@ from xmkern._functional.similarities import (
 )
 from xmkern.ops.contrastive import Pairs, loss_of_similarities, reduce_similarities
 from xmkern.ops.gradient import distinct, graded
+from xmkern.ops.linear import linear
 
 _Reduction = Literal["mean", "sum", "none"]
 
@@ -168,7 +169,12 @@ def _mean_logits(matrix: Operands, more: Operands | None) -> Tensor:
 def _weighted_logits(x: Tensor, y: Tensor, x_scale: Tensor, weights: Tensor) -> Tensor:
     """The sum of weights[j] * x_scale[i] * <x[i], y[j]> over j: the product with one weighted sum of the columns."""
     with without_autocast(x):
-        return (x.to(weights.dtype) @ (weights @ y.to(weights.dtype))) * x_scale
+        return _times(x.to(weights.dtype), _times(y.to(weights.dtype).t(), weights)) * x_scale
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """[R] of [R, N] and [N]. By our own product, since the BLAS's sums may depend on the number of threads."""
+    return linear(matrix, vector[None], None, "auto")[:, 0]
 
 
 class _WeightedLogits(torch.autograd.Function):
@@ -189,8 +195,8 @@ class _WeightedLogits(torch.autograd.Function):
         x, y, x_scale, weights = ctx.saved_tensors
         wide_x, wide_y, slope = x.to(grad.dtype), y.to(grad.dtype), grad * x_scale
         with without_autocast(x):
-            centre, grad_centre = weights @ wide_y, slope @ wide_x
-            grads_of_scales = grad * (wide_x @ centre), wide_y @ grad_centre
+            centre, grad_centre = _times(wide_y.t(), weights), _times(wide_x.t(), slope)
+            grads_of_scales = grad * _times(wide_x, centre), _times(wide_y, grad_centre)
         grads = torch.outer(slope, centre).to(x.dtype), torch.outer(weights, grad_centre).to(y.dtype)
         return *grads, *grads_of_scales
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xmkern.ops.gradient import graded
 from xmkern.ops.linear import product_dtype, torch_crawls
 
 
@@ -49,8 +50,9 @@ def convolve(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Tensor) -> Tensor:
         input, padding = F.pad(input, layer._reversed_padding_repeated_twice, mode=mode), zeros
     batched = input if input.dim() > len(zeros) + 1 else input.unsqueeze(0)
     how = layer.stride, padding, layer.dilation, False, zeros, layer.groups
+    run = _Widened.apply if graded(batched, layer.weight, layer.bias) else _Widened.forward
     with torch.autocast("cpu", enabled=False):
-        out: Tensor = _Widened.apply(batched, layer.weight, layer.bias, dtype, *how)
+        out: Tensor = run(batched, layer.weight, layer.bias, dtype, *how)
     return out if batched is input else out.squeeze(0)
 
 
