@@ -23,10 +23,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     Ours serves on the CPU where it is the faster one: half precision on processors for which torch has nothing but
     plain loops or converts number by number, also under autocast and torch.compile; float32 with AVX-512 where
     torch's BLAS makes no full use of it, which it does on Intel's processors; and a few rows of a large weight, where
-    no gradient is wanted, in float32 and, where the processor multiplies it, bfloat16. Everything else is torch's own,
-    unless ``backend`` names another: small products, processors without AVX2, other devices, and torch.func; and in any
-    case float32 under torch.compile, and tensors that are nested, sparse or on the meta device. Sums do not depend on
-    the number of threads.
+    no gradient is wanted, in float32 and, with AVX-512, bfloat16. Everything else is torch's own, unless ``backend``
+    names another: small products, processors without AVX2, other devices, and torch.func; and in any case float32 under
+    torch.compile, and tensors that are nested, sparse or on the meta device. The sums of ours do not depend on the
+    number of threads.
 
     Args:
         x: [..., N].
