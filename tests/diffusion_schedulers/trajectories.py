@@ -1,6 +1,7 @@
 """Whole ways from noise to sample, by our schedulers and by those of diffusers, of the same model and noise."""
 
 import inspect
+import math
 from itertools import combinations, product
 from typing import Any
 
@@ -21,10 +22,10 @@ def model(x: Tensor, t: Any, doubled: bool) -> Tensor:
 
 
 def walk(
-    scheduler: Any, times: dict[str, Any], step: dict[str, Any], doubled: bool, dtype=torch.float32
+    scheduler: Any, times: dict[str, Any], step: dict[str, Any], doubled: bool, dtype=torch.float32, seed: int = 5
 ) -> list[Tensor]:
     """All samples on the way."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     scheduler.set_timesteps(**times)
     x = (torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma).to(dtype)
     step = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in step.items()}
@@ -45,8 +46,8 @@ def walk(
 
 
 def assert_same_ways(name: str, monkeypatch, *, times=None, step=None, doubled=False, **knobs: Any) -> None:
-    """Our way is theirs to 1e-5; or, where float32 does not carry so far, about as near to ours in float64 as theirs:
-    whose roundings add up to more is luck."""
+    """Our way is theirs to 1e-5; or, where float32 does not carry so far, theirs is no nearer to ours in float64, by
+    the geometric mean of five ways: of a single one it is luck."""
     import diffusers
 
     theirs = getattr(diffusers, name)(**knobs)
@@ -59,9 +60,13 @@ def assert_same_ways(name: str, monkeypatch, *, times=None, step=None, doubled=F
     if distance(got, expected) <= AGREEMENT:
         return
     monkeypatch.setattr("xmkern.diffusion.base.draw", _draw)
-    exact = walk(ours, *arguments, dtype=torch.float64)
-    assert distance(expected, exact) < 100 * AGREEMENT
-    assert distance(got, exact) <= 1.5 * distance(expected, exact)
+    off: dict[Any, list[float]] = {ours: [], theirs: []}
+    for seed in range(5, 10):
+        exact = walk(ours, *arguments, dtype=torch.float64, seed=seed)
+        for each, distances in off.items():
+            distances.append(distance(walk(each, *arguments, seed=seed), exact))
+    assert max(off[theirs]) < 100 * AGREEMENT
+    assert math.prod(off[ours]) <= math.prod(off[theirs])
 
 
 def _draw(shape, generator, device, dtype) -> Tensor:
