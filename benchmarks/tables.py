@@ -43,8 +43,11 @@ SUMMARY = {
     "models": ("whole models: forward, a training step, writing by beams", "the library by itself"),
     "hamming": ("Hamming search, 2^20 codes", "better mode of FAISS"),
 }
-# Folders with rows of lesser processors.
-LESSER = ("avx512", "avx2")
+# Folders with rows of lesser processors -> what the summary calls their means, in English and in Chinese.
+LESSER = {
+    "avx512": ("mean, Intel without BF16", "平均：无 BF16 的 Intel"),
+    "avx2": ("mean, AVX2 only", "平均：仅有 AVX2"),
+}
 # Tables that are not their benchmark's only one.
 OTHERS = {"contrastive_memory": ("contrastive", "memory_table")}
 
@@ -60,9 +63,9 @@ def read(name: str) -> list[dict[str, str]] | None:
 def summary(names: dict[str, tuple[str, str]]) -> str:
     """A line a family: how many times faster, of all its rows."""
     if names is CHINESE:
-        heads = ["", "对手", "最低", "几何平均", "最高", "平均：无 BF16 的 Intel", "平均：仅有 AVX2"]
+        heads = ["", "对手", "最低", "几何平均", "最高", *(head for _, head in LESSER.values())]
     else:
-        heads = ["", "against", "least", "geometric mean", "most", "mean, Intel without BF16", "mean, AVX2 only"]
+        heads = ["", "against", "least", "geometric mean", "most", *(head for head, _ in LESSER.values())]
     lines = [f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
     for name, (title, peer) in names.items():
         if rows := read(name):

@@ -34,6 +34,9 @@ READS_TENSORS: bool = _module is not None and _module.learn_tensors(
     torch.Tensor, torch.nn.Parameter, torch.empty_like, torch.empty(0, dtype=torch.float32, device="cpu")
 )
 
+# Whether Intel made the processor: torch's BLAS uses AVX-512 to the full on no other.
+MADE_BY_INTEL: bool = _module is not None and _module.made_by_intel()
+
 
 def why_missing() -> str | None:
     """Why there is no native extension, or None if there is one."""
@@ -63,12 +66,6 @@ def cpu_capabilities() -> list[str]:
 def cpu_capability() -> str | None:
     """The level in force: the highest that the processor has, unless ``XMKERN_CPU_CAPABILITY`` names a lower one."""
     return _module.capability() if _module else None
-
-
-def made_by_intel() -> bool:
-    """Whether Intel made the processor: torch's BLAS uses AVX-512 to the full on no other. False without the
-    extension."""
-    return _module is not None and bool(_module.made_by_intel())
 
 
 def set_cpu_capability(name: str) -> None:

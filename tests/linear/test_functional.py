@@ -74,7 +74,7 @@ def who_serves(**inputs):
 
 @pytest.mark.skipif(native.cpu_capability() in (None, "baseline"), reason="torch serves")
 def test_who_serves():
-    wide = native.cpu_capability() != "avx2" and not native.made_by_intel()
+    wide = native.cpu_capability() != "avx2" and not native.MADE_BY_INTEL
     assert who_serves(**graded(40)) == ("xmkern" if wide else "torch")
     for case in ({name: y.double() for name, y in graded(40).items()}, graded(1, inner=8, outer=8)):
         assert who_serves(**case) == "torch"
@@ -109,8 +109,8 @@ def test_few_rows_of_a_large_weight_are_served_where_no_gradient_is_wanted(monke
 @pytest.mark.parametrize("rows", [1, 5, 16])
 def test_what_is_served_at_once(at_once_calls, rows, dtype):
     """The same bits as the call that passes addresses."""
-    wide = dtype == torch.bfloat16 and native.cpu_capability().startswith("avx512")
-    if dtype != torch.float32 and not torch_crawls(dtype) and not wide:
+    read_wide = dtype == torch.bfloat16 and native.cpu_capability().startswith("avx512")
+    if dtype != torch.float32 and not torch_crawls(dtype) and not read_wide:
         pytest.skip("oneDNN serves")
     served = at_once_calls(op.linear_forward, "_at_once")
     x, weight, bias = operands(rows, dtype, inner=515, outer=530).values()

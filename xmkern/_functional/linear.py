@@ -71,8 +71,8 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     if torch_crawls(x.dtype):  # but its loops read a single row at the speed of memory, without gradients
         return work > size or torch.is_grad_enabled() or (few and size >= _LARGE_WEIGHT)
     if few:  # MKL reads one row or two as fast on its own processors
-        return size >= _LARGE_WEIGHT and (work > 2 * size or not native.made_by_intel())
-    return capability != "avx2" and work >= _LEAST and not native.made_by_intel()
+        return size >= _LARGE_WEIGHT and (work > 2 * size or not native.MADE_BY_INTEL)
+    return capability != "avx2" and work >= _LEAST and not native.MADE_BY_INTEL
 
 
 def _plain(x: Tensor) -> bool:

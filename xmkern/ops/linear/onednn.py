@@ -12,14 +12,12 @@ _LOOPS = frozenset(
     for dtype, asked in zip(HALVES, ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"), strict=True)
     if _AVAILABLE and not getattr(torch.ops.mkldnn, asked, lambda: True)()
 )
-# bfloat16 where oneDNN has to convert each number as it multiplies, at a fifth of float32's speed: an AVX-512 without
+# Whether oneDNN has to convert each bfloat16 as it multiplies, at a fifth of float32's speed: with an AVX-512 without
 # its BF16 part.
-_CONVERTED = frozenset(
-    HALVES[:1]
-    if _AVAILABLE
+_CONVERTS_BFLOAT16 = (
+    _AVAILABLE
     and getattr(torch.cpu, "_is_avx512_supported", lambda: False)()
     and not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)()
-    else ()
 )
 
 
@@ -31,7 +29,7 @@ def torch_loops(dtype: torch.dtype) -> bool:
 def torch_crawls(dtype: torch.dtype) -> bool:
     """Whether torch's products and convolutions in this half precision are slower than float32's on this processor:
     plain loops, or numbers converted one by one."""
-    return dtype in _LOOPS or dtype in _CONVERTED
+    return dtype in _LOOPS or (_CONVERTS_BFLOAT16 and dtype == torch.bfloat16)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
