@@ -7,11 +7,7 @@ namespace {
 
 // Queries at a time. Keys and values come anew from the second-level cache for each; of few, masks that hide what is
 // far from the diagonal leave less to do.
-#if defined(__AVX512F__)
-constexpr int forward_rows = 12;
-#else
 constexpr int forward_rows = 24;
-#endif
 // A block of scores, or of keys to be packed and what that needs to spare.
 constexpr int scores_rows = forward_rows > panel_width + lanes ? forward_rows : panel_width + lanes;
 
@@ -21,7 +17,8 @@ struct Workspace {
 
   Unit* query;           // block
   float *scores, *sums;  // blocks
-  Panels<Unit> keys, values;
+  Panels<Unit> keys;
+  AlongKeys<Arithmetic> values;
 
   Workspace(const Problem& p, void* memory) {
     float* at = static_cast<float*>(memory);
@@ -36,7 +33,8 @@ struct Workspace {
     };
     query = reinterpret_cast<Unit*>(take(forward_rows * stride));
     scores = take(scores_rows * stride), sums = take(forward_rows * stride);
-    keys = panels(units<Arithmetic>(p.depth), p.places), values = panels(units<Arithmetic>(p.places), p.value_depth);
+    keys = panels(units<Arithmetic>(p.depth), p.places);
+    values = {&Source::value, panels(units<Arithmetic>(p.places), p.value_depth)};
   }
 };
 
@@ -47,13 +45,15 @@ int64_t workspace(const Problem& p) {
 }
 
 template <class Arithmetic, Dtype dtype>
-void pack_head(const Problem& p, int64_t batch, int64_t head, const Workspace<Arithmetic>& w) {
+void pack_head(const Problem& p, int64_t batch, int64_t head, Workspace<Arithmetic>& w) {
   auto *block = reinterpret_cast<typename Arithmetic::Unit*>(w.scores), *spare = block + panel_width * stride;
+  w.values.template begin<dtype>(p, batch, head, p.value_depth);
   for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
     const auto keys = rows_or_block<Arithmetic, dtype>(s.key, batch, head, key, rows, p.depth, block);
     pack_transposed(keys, rows, spare, w.keys, s.place + key);
+    if (w.values.in_place) return;
     const auto values = seen_rows<Arithmetic, dtype>(p, s, s.value, batch, head, key, rows, p.value_depth, block);
-    pack(values, rows, w.values, (s.place + key) / Arithmetic::numbers);
+    w.values.pack_rows(values, rows, s.place + key);
   });
 }
 
@@ -89,16 +89,16 @@ void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, in
     for (int64_t r = 0; r < rows; ++r) {
       const float kept = take_up(p, peaks[r], totals[r], state[r]);
       if (first || kept == 1.0f) continue;
-      for (int64_t c = 0; c < w.values.columns; c += lanes) {
+      for (int64_t c = 0; c < w.values.packed.columns; c += lanes) {
         float* sums = w.sums + r * stride + c;
         store(sums, load(sums) * kept);
       }
     }
     const auto* powers = reinterpret_cast<const Unit*>(w.scores);
     for_runs(group, [&](const Source& source, int64_t key, int64_t keys, int64_t column) {
-      multiply<Arithmetic, false, true>(powers + column / Arithmetic::numbers, rows, w.values,
-                                        (source.place + key) / Arithmetic::numbers, units<Arithmetic>(keys), 0,
-                                        p.value_depth, w.sums, stride, !first, ahead);
+      const auto values = w.values.template from<dtype>(source, batch, head / (p.heads / p.key_heads), key, keys);
+      multiply<Arithmetic, false, true>(powers + column / Arithmetic::numbers, rows, values.panels, values.step,
+                                        units<Arithmetic>(keys), 0, p.value_depth, w.sums, stride, !first, ahead);
       first = false;
     });
   }
@@ -110,7 +110,7 @@ void forward(const Problem& p, const Part& part) {
   with_dtype(p.dtype, [&](auto type) {
     constexpr Dtype dtype = decltype(type)::value;
     using Arithmetic = typename ArithmeticOf<dtype>::type;
-    const Workspace<Arithmetic> w(p, part.workspace);
+    Workspace<Arithmetic> w(p, part.workspace);
     pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
     const int64_t group = p.heads / p.key_heads, block = rows_per_block(part.row_end - part.row_begin, forward_rows);
     for (int64_t head = part.key_head * group; head < (part.key_head + 1) * group; ++head) {

@@ -1,101 +1,15 @@
 // Scores of a block of queries against groups of key tiles, shared by the forward and the backward kernel.
 #pragma once
 
-#include "attention/kernels.h"
-#include "attention/mask.h"
+#include "attention/operands.h"
 #include "core/philox.h"
-#include "core/product.h"
 
 namespace xmkern::XMKERN_CAPABILITY {
 
 using attention::Bias;
-using attention::Gradients;
-using attention::Operand;
-using attention::Part;
-using attention::Problem;
-using attention::Source;
 
 inline constexpr int group_tiles = max_columns / tile_keys;
 inline constexpr int block_rows = 64;
-
-inline const void* row_of(const Operand& x, Dtype dtype, int64_t batch, int64_t head, int64_t row) {
-  return static_cast<const char*>(x.data) + (batch * x.batch + head * x.head + row * x.row) * size_of(dtype);
-}
-inline void* mutable_row_of(const Operand& x, Dtype dtype, int64_t batch, int64_t head, int64_t row) {
-  return const_cast<void*>(row_of(x, dtype, batch, head, row));
-}
-
-// Asks for what the next head reads and writes, if heads are short enough for the caches: most likely the same thread
-// does it.
-inline Prefetcher next_head(const Problem& p, const Gradients* g, int64_t batch, int64_t head) {
-  Prefetcher ahead;
-  batch += (head + 1) / p.heads, head = (head + 1) % p.heads;
-  if (batch == p.batches || p.queries > 256) return ahead;
-  const auto add = [&](const Operand& x, int64_t of_head, int64_t rows, int64_t columns) {
-    const int64_t size = size_of(p.dtype);
-    ahead.add(row_of(x, p.dtype, batch, of_head, 0), x.row * size, rows, columns * size);
-  };
-  const int64_t group = p.heads / p.key_heads, key_head = head / group;
-  for (int64_t i = 0; i < p.source_count && head % group == 0; ++i) {
-    const Source& source = p.sources[i];
-    add(source.value, key_head, source.keys, p.value_depth), add(source.key, key_head, source.keys, p.depth);
-  }
-  add(p.query, head, p.queries, p.depth);
-  if (g) add(g->out, head, p.queries, p.value_depth);
-  add(p.out, head, p.queries, p.value_depth);
-  if (!g) return ahead;
-  add(g->query, head, p.queries, p.depth);
-  for (int64_t i = 0; i < p.source_count && head % group == 0; ++i) {
-    const int64_t keys = p.sources[i].keys;
-    add(g->sources[i].value, key_head, keys, p.value_depth), add(g->sources[i].key, key_head, keys, p.depth);
-  }
-  return ahead;
-}
-
-// Rows a block, at most `most`, as equal as can be.
-inline int64_t rows_per_block(int64_t rows, int64_t most) {
-  const int64_t blocks = (rows + most - 1) / most;
-  return blocks == 0 ? 1 : (rows + blocks - 1) / blocks;
-}
-
-// Queries with the sign of the scale, which is then taken to be positive: a masked score is -inf, and the largest score
-// must be the largest exponent.
-template <class Arithmetic, Dtype dtype>
-inline void load_query(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
-                       typename Arithmetic::Unit* out) {
-  load_block<dtype>(row_of(p.query, dtype, batch, head, row_begin), p.query.row, rows, p.depth, out);
-  if (p.scale >= 0) return;
-  auto* words = reinterpret_cast<uint32_t*>(out);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < units<Arithmetic>(p.depth); c += lanes)
-      store(words + r * stride + c, load(words + r * stride + c) ^ splat(Arithmetic::signs));
-}
-
-// Whether rows of a tensor are made of units as they lie, so that products can read them there.
-template <class Arithmetic, Dtype dtype>
-inline bool in_units(const Operand& x, int64_t columns) {
-  if constexpr (size_of(dtype) * Arithmetic::numbers != sizeof(typename Arithmetic::Unit)) return false;
-  constexpr int64_t numbers = Arithmetic::numbers;
-  const auto address = reinterpret_cast<uintptr_t>(x.data);
-  return (columns | x.row | x.head | x.batch) % numbers == 0 && address % sizeof(typename Arithmetic::Unit) == 0;
-}
-
-// Rows of a tensor, in place.
-template <class Arithmetic, Dtype dtype>
-inline Rows<typename Arithmetic::Unit> rows_in_place(const Operand& x, int64_t batch, int64_t head, int64_t row) {
-  return {static_cast<const typename Arithmetic::Unit*>(row_of(x, dtype, batch, head, row)),
-          x.row / Arithmetic::numbers};
-}
-
-// The same, or a block of them.
-template <class Arithmetic, Dtype dtype>
-inline Rows<typename Arithmetic::Unit> query_rows(const Problem& p, int64_t batch, int64_t head, int64_t row_begin,
-                                                  int64_t rows, typename Arithmetic::Unit* block) {
-  if (p.scale >= 0 && in_units<Arithmetic, dtype>(p.query, p.depth))
-    return rows_in_place<Arithmetic, dtype>(p.query, batch, head, row_begin);
-  load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, block);
-  return {block, stride};
-}
 
 inline int64_t tile_count(const Problem& p) { return (p.places + tile_keys - 1) / tile_keys; }
 
@@ -113,8 +27,8 @@ struct TileGroup {
   int64_t key[group_tiles];           // the first, in its source
   int64_t column[group_tiles];        // where its scores begin
   int64_t width[group_tiles];         // of its scores: whole vectors, up to the last that some query sees
-  bool masked[group_tiles];
-  uint64_t words[block_rows][group_tiles];  // what is visible, where masked
+  int64_t hidden[group_tiles];  // its first vector of which something is hidden, by the mask or behind the last key
+  uint64_t words[block_rows][group_tiles];  // what is visible, where something is hidden
 };
 
 // Collects the next tiles at or after `tile` that some of the queries see; returns the tile to go on with.
@@ -139,8 +53,9 @@ inline int64_t next_group(const Problem& p, int64_t batch, int64_t head, int64_t
       if (any == 0) continue;
     }
     const int64_t width = round_up(tile_keys - __builtin_clzll(any), lanes);
-    group.masked[i] = ~all & interval(0, width);  // by the mask, or behind the last key
-    if (group.masked[i] && sight == Reach::all)
+    const uint64_t hidden = ~all & interval(0, width);
+    group.hidden[i] = hidden ? __builtin_ctzll(hidden) / lanes * lanes : width;
+    if (hidden && sight == Reach::all)
       for (int64_t r = 0; r < rows; ++r) group.words[r][i] = everything;
     group.source[i] = &source, group.key[i] = key;
     group.column[i] = group.columns, group.width[i] = width;
@@ -162,54 +77,6 @@ inline void for_runs(const TileGroup& group, F&& f) {
     f(source, first, lesser(last, source.keys) - first, group.column[i]);
     i = end;
   }
-}
-
-// Calls f(source, first key, number of keys) for as many neighbouring keys as a panel is wide, and again.
-template <class F>
-inline void for_panels(const Problem& p, F&& f) {
-  for (int64_t i = 0; i < p.source_count; ++i) {
-    const Source& source = p.sources[i];
-    for (int64_t key = 0; key < source.keys; key += panel_width) f(source, key, lesser(panel_width, source.keys - key));
-  }
-}
-
-// Rows of keys or values: where they lie, if whole vectors of units can be read there, or else in a block.
-template <class Arithmetic, Dtype dtype>
-inline Rows<typename Arithmetic::Unit> rows_or_block(const Operand& x, int64_t batch, int64_t key_head, int64_t key,
-                                                     int64_t rows, int64_t columns, typename Arithmetic::Unit* block) {
-  if (columns % (lanes * Arithmetic::numbers) == 0 && in_units<Arithmetic, dtype>(x, columns))
-    return rows_in_place<Arithmetic, dtype>(x, batch, key_head, key);
-  load_block<dtype>(row_of(x, dtype, batch, key_head, key), x.row, rows, columns, block);
-  return {block, stride};
-}
-
-// The same with zeros for those that no query sees: zero times what happens to lie there, NaN perhaps, must be zero.
-// Finite numbers do no harm, so that a look at the rows nearly always settles it.
-template <class Arithmetic, Dtype dtype>
-inline Rows<typename Arithmetic::Unit> seen_rows(const Problem& p, const Source& source, const Operand& x,
-                                                 int64_t batch, int64_t key_head, int64_t key, int64_t rows,
-                                                 int64_t columns, typename Arithmetic::Unit* block) {
-  const auto from = rows_or_block<Arithmetic, dtype>(x, batch, key_head, key, rows, columns, block);
-  if (source.mask.length == 0) return from;
-  Floats squares{};
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes) {
-      const auto numbers = load(from.data + r * from.apart + c);
-      squares = Arithmetic::multiply_add(squares, numbers, numbers);
-    }
-  if (sum(squares) < infinity) return from;
-  load_block<dtype>(row_of(x, dtype, batch, key_head, key), x.row, rows, columns, block);
-  const int64_t heads = p.heads / p.key_heads, first = key / tile_keys * tile_keys;
-  uint64_t seen = 0;
-  for (int64_t head = key_head * heads; head < (key_head + 1) * heads; ++head)
-    for (int64_t query = 0; query < p.queries; ++query)
-      seen |= visible_word(source.mask, batch, head, query, first, source.keys);
-  for (int64_t r = 0; r < rows; ++r) {
-    if (seen >> (key + r - first) & 1) continue;
-    for (int64_t c = 0; c < units<Arithmetic>(columns); c += lanes)
-      store(block + r * stride + c, decltype(load(block)){});
-  }
-  return {block, stride};
 }
 
 // The bias of one query: a reader of neighbouring keys.
@@ -268,12 +135,10 @@ inline void add_bias(const Problem& p, const TileGroup& group, int64_t batch, in
 // Hides what is masked.
 inline void hide(const TileGroup& group, int64_t row, float* scores) {
   for (int i = 0; i < group.count; ++i) {
-    if (!group.masked[i]) continue;
-    const uint64_t word = group.words[row][i];
     float* at = scores + group.column[i];
-    for (int64_t c = 0; c < group.width[i]; c += lanes) {
-      const auto bits = static_cast<uint32_t>(word >> c);
-      if (~bits & ((1u << lanes) - 1)) store(at + c, select(bits, load(at + c), splat(-infinity)));
+    for (int64_t c = group.hidden[i]; c < group.width[i]; c += lanes) {
+      const auto bits = static_cast<uint32_t>(group.words[row][i] >> c);
+      store(at + c, select(bits, load(at + c), splat(-infinity)));
     }
   }
 }

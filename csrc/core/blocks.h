@@ -34,7 +34,7 @@ struct Blocks {
   Unit* at(int64_t block, int64_t row = 0) const { return data + (block * rows + row) * stride; }
   // `steps` rows of a block as the right side of a product.
   Panels<Unit> panels(int64_t block, int64_t steps) const {
-    return {at(block), steps, whole_vectors(cut.size(block)), true};
+    return as_panels(Rows<Unit>{at(block), stride}, steps, whole_vectors(cut.size(block)));
   }
   // Calls f with each vector's block and column, and which of its lanes hold columns of the matrix.
   template <class F>

@@ -9,12 +9,15 @@ namespace xmkern::XMKERN_CAPABILITY {
 // Units from one row of a block to the next: 256 columns, and a little so that rows don't meet in the same cache set.
 inline constexpr int stride = 256 + 16;
 inline constexpr int max_columns = 256;
-inline constexpr int panel_width = 2 * lanes;
 
+// The most rows of a product at once, and the columns of a panel. A product of R rows by V vectors loads R + V of them
+// for R V multiply-adds: of six by four that is the least by far, where a processor has as many multipliers as loads.
 #if defined(__AVX512F__)
 inline constexpr int max_rows = 12;  // with two vectors a row, 24 of 32 registers
+inline constexpr int panel_width = 4 * lanes;
 #else
 inline constexpr int max_rows = 6;  // 12 of 16
+inline constexpr int panel_width = 2 * lanes;
 #endif
 
 inline constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
@@ -67,21 +70,27 @@ struct Rows {
   int64_t apart;
 };
 
-// Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be one vector wide.
+// Panels over `columns` columns (a multiple of `lanes`): panel by panel, k by k; the last may be narrower.
 template <class Unit>
 struct Panels {
   Unit* data;
   int64_t steps, columns;
-  bool block = false;  // nothing is packed: they are the rows of a block, `stride` units apart
+  int64_t apart = 0;  // where nothing is packed: so many units from row to row
 
   static int64_t size(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
-  int64_t width(int64_t column) const { return columns - column < panel_width ? lanes : panel_width; }
-  int64_t step_size(int64_t column) const { return block ? stride : width(column); }
+  int64_t width(int64_t column) const { return columns - column < panel_width ? columns - column : panel_width; }
+  int64_t step_size(int64_t column) const { return apart ? apart : width(column); }
   // `column` begins a panel.
   Unit* at(int64_t step, int64_t column) const {
-    return block ? data + step * stride + column : data + column * steps + step * width(column);
+    return apart ? data + step * apart + column : data + column * steps + step * width(column);
   }
 };
+
+// Rows of whole vectors as the right side of a product, where they lie.
+template <class Unit>
+inline Panels<Unit> as_panels(Rows<Unit> rows, int64_t steps, int64_t columns) {
+  return {const_cast<Unit*>(rows.data), steps, columns, rows.apart};  // a product only reads them
+}
 
 // Rows of a tensor to a block of float32: row r of out has `columns` numbers and zeros up to a multiple of `lanes`.
 template <Dtype dtype>
@@ -140,11 +149,14 @@ inline void pack(Rows<uint32_t> from, int64_t rows, const Panels<uint32_t>& out,
     const int64_t width = out.width(column);
     for (int64_t r = 0; r < rows; r += 2) {
       const uint32_t* row = from.data + r * from.apart + column / 2;
-      const auto even = reinterpret_cast<__m512i>(load(row));
-      const auto odd = r + 1 < rows ? reinterpret_cast<__m512i>(load(row + from.apart)) : __m512i{};
       uint32_t* to = out.at(step + r / 2, column);
-      store(to, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, first, odd)));
-      if (width > lanes) store(to + lanes, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, last, odd)));
+      for (int64_t c = 0; c < width; c += 2 * lanes) {
+        const auto even = reinterpret_cast<__m512i>(load(row + c / 2));
+        const auto odd = r + 1 < rows ? reinterpret_cast<__m512i>(load(row + c / 2 + from.apart)) : __m512i{};
+        store(to + c, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, first, odd)));
+        if (c + lanes < width)
+          store(to + c + lanes, reinterpret_cast<Words>(_mm512_permutex2var_epi16(even, last, odd)));
+      }
     }
   }
 }

@@ -2,7 +2,7 @@
 // core/capability.h).
 //
 // A lies in a block of rows `stride` units apart (a constant, so that addresses need no arithmetic) and its numbers are
-// broadcast one by one; B is packed in panels, two vectors of columns wide, so that it is read in order.
+// broadcast one by one; B is packed in panels, a few vectors of columns wide, so that it is read in order.
 #pragma once
 
 #include "core/panels.h"
@@ -41,7 +41,7 @@ template <class Arithmetic, int Height, int Halves, bool Transposed, class Left,
   Floats pair_sums[Height / 2 + 1];  // of the odd halves
 #pragma GCC unroll 16
   for (int r = 0; r < Height; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) sums[r][v] = Floats{};
     if (r % 2 == 0) pair_sums[r / 2] = Floats{};
   }
@@ -49,13 +49,13 @@ template <class Arithmetic, int Height, int Halves, bool Transposed, class Left,
   for (int64_t k = 0; k < steps; ++k) {
     lines.next();
     decltype(load(b)) columns[vectors + 1], before{};
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) columns[v] = load(b + v * lanes);
     if constexpr (odd) columns[vectors] = load_half_twice(b + vectors * lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < Height; ++r) {
       const auto number = splat(a[Transposed ? r : r * apart]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) sums[r][v] = Arithmetic::multiply_add(sums[r][v], number, columns[v]);
       if constexpr (odd) {
         if (r % 2 != 0 || r + 1 == Height)
@@ -69,7 +69,7 @@ template <class Arithmetic, int Height, int Halves, bool Transposed, class Left,
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Height; ++r, c += c_stride) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       float* at = c + v * lanes;
       // Added last: a long sum then has a rounding at its full size once a block, not once a term.
@@ -89,8 +89,13 @@ struct Count {
   static constexpr int value = Number;
 };
 
-// The product for a number of rows that is known at run time only, 1 to max_rows.
-template <class Arithmetic, int Halves, bool Transposed, int Height = max_rows, class Left, class Ahead>
+// Rows whose sums the registers hold, with room for what they are made of.
+inline constexpr int rows_at_once(int halves) {
+  return halves > 6 ? max_rows / 2 : halves > 4 ? max_rows * 2 / 3 : max_rows;
+}
+
+// The product for a number of rows that is known at run time only, 1 to rows_at_once.
+template <class Arithmetic, int Halves, bool Transposed, int Height = rows_at_once(Halves), class Left, class Ahead>
 inline void product_of_rows(int rows, Left a, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps,
                             float* c, int64_t c_stride, bool add, Ahead& ahead) {
   if constexpr (Height > 1) {
@@ -110,6 +115,20 @@ inline Rows<Unit> rows_from(Rows<Unit> rows, int64_t row) {
   return {rows.data + row * (Transposed ? 1 : rows.apart), rows.apart};
 }
 
+// Calls f with how many half vectors `left` columns take, at most those of so many vectors: a constant, and even unless
+// an odd number is worth its code.
+template <int Vectors, bool Odd, class F>
+inline void with_halves(int64_t left, F&& f) {
+  constexpr int most = (Vectors - 1) * lanes;
+  if constexpr (Vectors > 1) {
+    if (left <= most) return with_halves<Vectors - 1, Odd>(left, f);
+  }
+  if constexpr (Odd) {
+    if (left <= most + lanes / 2) return f(Count<2 * Vectors - 1>{});
+  }
+  f(Count<2 * Vectors>{});
+}
+
 // C += A B for `rows` rows of A, `steps` units of k from the panels' row `step` on, and panels from column_begin (the
 // begin of one) to column_end. C's columns count from column_begin, and are whole vectors. Narrow: a half vector is not
 // multiplied where column_end leaves it out, and zeros are stored there; more code, for products of few columns. At
@@ -118,30 +137,23 @@ template <class Arithmetic, bool Transposed, bool Narrow = false, class Left, cl
 inline void multiply(Left a, int64_t rows, const Panels<typename Arithmetic::Unit>& b, int64_t step, int64_t steps,
                      int64_t column_begin, int64_t column_end, float* c, int64_t c_stride, bool add,
                      Ahead& ahead = no_prefetcher) {
-  constexpr int last = Narrow && lanes > 4 ? 1 : 0;  // a vector of four is not worth halving
-  // Groups of rows as equal as can be: a group of one or two would leave the multipliers waiting for each other.
-  const int64_t groups = (rows + max_rows - 1) / max_rows;
+  constexpr bool odd = Narrow && lanes > 4;  // a vector of four is not worth halving
   for (int64_t column = column_begin; column < column_end; column += panel_width) {
     const auto* panel = b.at(step, column);
     const int64_t step_size = b.step_size(column), left = column_end - column;
-    for (int64_t group = 0, row = 0; group < groups; ++group) {
-      const int height = static_cast<int>(rows / groups + (group < rows % groups));
-      const auto block = rows_from<Transposed>(a, row);
-      float* out = c + row * c_stride + column - column_begin;
-      const auto run = [&](auto halves) {
-        product_of_rows<Arithmetic, decltype(halves)::value, Transposed>(height, block, panel, step_size, steps, out,
-                                                                         c_stride, add, ahead);
-      };
-      if (left > lanes + lanes / 2)
-        run(Count<4>{});
-      else if (left > lanes)
-        run(Count<4 - last>{});
-      else if (left > lanes / 2)
-        run(Count<2>{});
-      else
-        run(Count<2 - last>{});
-      row += height;
-    }
+    const auto run = [&](auto halves) {
+      constexpr int count = decltype(halves)::value, most = rows_at_once(count);
+      // Groups of rows as equal as can be: a group of one or two would leave the multipliers waiting for each other.
+      const int64_t groups = (rows + most - 1) / most;
+      for (int64_t group = 0, row = 0; group < groups; ++group) {
+        const int height = static_cast<int>(rows / groups + (group < rows % groups));
+        product_of_rows<Arithmetic, count, Transposed>(height, rows_from<Transposed>(a, row), panel, step_size, steps,
+                                                       c + row * c_stride + column - column_begin, c_stride, add,
+                                                       ahead);
+        row += height;
+      }
+    };
+    with_halves<panel_width / lanes, odd>(left, run);
   }
 }
 

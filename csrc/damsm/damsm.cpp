@@ -23,8 +23,6 @@ namespace {
 constexpr int64_t rows_a_group = 96;
 // Shares of the gradient of words: enough tasks for many threads, but each has the size of the words.
 constexpr int64_t most_shares = 16;
-// A chunk of regions passes through the rows of a group.
-constexpr int64_t least_rows = 32;
 
 // The captions in groups, and their words packed. Groups and all that follows from them depend on the lengths alone.
 class Packed {
@@ -41,7 +39,7 @@ class Packed {
       group.rows += words;
     }
     groups_.push_back(group);
-    int64_t most_rows = least_rows;
+    int64_t most_rows = 0;
     for (const Group& each : groups_) most_rows = std::max(most_rows, each.rows);
 
     const WordKernel& kernel = word_kernels.pick();

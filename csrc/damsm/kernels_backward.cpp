@@ -28,7 +28,7 @@ struct BackwardWorkspace {
   BackwardWorkspace(const Problem& p, int64_t most_rows, Pieces& memory)
       : regions(p, memory),
         products_data(memory.take<Unit>(regions.cut.blocks * regions.cut.width * units<Arithmetic>(p.regions))),
-        scores(memory.blocks<float>(most_rows, regions.cut)),
+        scores(memory.blocks<float>(most_rows > panel_width ? most_rows : panel_width, regions.cut)),
         shares(memory.blocks<float>(most_rows, regions.cut)),
         weights(memory.blocks<float>(most_rows, regions.cut)),
         pulled(memory.blocks<float>(most_rows, regions.cut)),
@@ -61,7 +61,7 @@ int64_t workspace(const Problem& p, int64_t most_rows) {
   return single > other ? single : other;
 }
 
-// G, the products of all pairs of regions. They pass through the rows of the scores.
+// G, the products of all pairs of regions. Chunk by chunk they pass through the rows of the scores.
 template <class Arithmetic, Dtype dtype>
 void multiply_regions(const Problem& p, int64_t image, const BackwardWorkspace<Arithmetic>& w) {
   w.regions.template for_chunks<dtype>(p, image, [&](int64_t region, int64_t count) {

@@ -11,13 +11,9 @@ using linear::most_steps;
 
 // Rows of the left side at a time, in whole groups of a product and whole cache lines.
 constexpr int64_t group = 48;
-// Of the depth at a time: what a product reads of a panel, and its rows, are then in the first-level cache. Half
-// precision counts where a core has two multiply-adds a cycle but none of bfloat16, and is 5 to 10 % faster there in
-// shorter ones.
-constexpr int64_t most_stretch = 128;
-template <Dtype dtype>
-constexpr int64_t stretch = dtype == Dtype::float32 ? most_stretch : most_stretch / 2;
-static_assert(most_stretch <= stride && group <= stride && most_stretch <= max_columns);
+// Of the depth at a time: what a product reads of a panel, and its rows, are then in the first-level cache.
+constexpr int64_t stretch = 64;
+static_assert(stretch <= max_columns && group <= max_columns);
 
 struct Layout {
   int64_t width, stride;  // of the columns, in whole vectors; from row to row of sums
@@ -26,7 +22,7 @@ struct Layout {
   Layout(const Product& p, const Part& part)
       : width(whole_vectors(part.column_end - part.column_begin)), stride(width + 16) {
     const int64_t least = (p.depth + most_steps - 1) / most_steps;
-    steps = round_up((p.depth + least - 1) / least, most_stretch);
+    steps = round_up((p.depth + least - 1) / least, stretch);
     passes = (p.depth + steps - 1) / steps;
   }
   // Sums stay from pass to pass; with a single one only those of a group are kept.
@@ -40,7 +36,7 @@ struct Memory {
   Memory(const Layout& layout, const Part& part, void* begin) {
     Pieces pieces(begin);
     panels = pieces.take<float>(Panels<float>::size(layout.steps, layout.width));
-    left = pieces.take<float>((group > most_stretch ? group : most_stretch) * stride);
+    left = pieces.take<float>((group > stretch ? group : stretch) * stride);
     block = pieces.take<float>(panel_width * stride);
     sums = pieces.take<float>(layout.sums(part));
     bytes = pieces.taken();
@@ -97,15 +93,15 @@ void run_as(const Product& p, const Part& part, void* workspace) {
     for (int64_t row = part.row_begin; row < part.row_end; row += group) {
       const int64_t rows = lesser(group, part.row_end - row);
       float* sums = memory.sums + (layout.passes > 1 ? (row - part.row_begin) * layout.stride : 0);
-      for (int64_t step = first; step < end; step += stretch<dtype>) {
-        const int64_t steps = lesser(stretch<dtype>, end - step);
+      for (int64_t step = first; step < end; step += stretch) {
+        const int64_t steps = lesser(stretch, end - step);
         LeftRows<dtype>{p.left, row, rows, step, steps}.load(memory.left);
         Prefetcher ahead;
         if (step + steps < end)
-          LeftRows<dtype>{p.left, row, rows, step + steps, lesser(stretch<dtype>, end - step - steps)}.ask_for(ahead);
+          LeftRows<dtype>{p.left, row, rows, step + steps, lesser(stretch, end - step - steps)}.ask_for(ahead);
         else if (row + rows < part.row_end)
           LeftRows<dtype>{p.left, row + rows, lesser(group, part.row_end - row - rows), first,
-                          lesser(stretch<dtype>, end - first)}
+                          lesser(stretch, end - first)}
               .ask_for(ahead);
         const auto multiply_by = [&](auto transposed) {
           multiply<Single, decltype(transposed)::value != 0>(static_cast<const float*>(memory.left), rows, panels,

@@ -22,7 +22,7 @@ constexpr int64_t most_rows = 2048;
 // Narrower strips of columns would cost more in rows read again than they give to idle threads.
 constexpr int64_t least_columns = 96;
 // Strips begin on a cache line in every dtype, and fill panels of every instruction set.
-constexpr int64_t whole_columns = 32;
+constexpr int64_t whole_columns = 64;
 // A result that no cache holds until it is read is written past the caches.
 constexpr int64_t streamed_bytes = int64_t{16} << 20;
 
