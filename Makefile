@@ -59,11 +59,12 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# Variants that this processor cannot run would only take time to compile.
+# Variants that this processor cannot run would only take time to compile; those for BF16 can do without it.
 sanitize: setup
 	cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DXMKERN_NATIVE_TESTS=ON -DXMKERN_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DXMKERN_AVX512=$$($(BIN)/python -c 'from xmkern import native; print(int("avx512" in native.cpu_capabilities()))')
+	  -DXMKERN_AVX512=$$($(BIN)/python -c 'from xmkern import native; print(int("avx512" in native.cpu_capabilities()))') \
+	  -DXMKERN_EMULATE_BF16=$$($(BIN)/python -c 'from xmkern import native; print(int("avx512_bf16" not in native.cpu_capabilities()))')
 	cmake --build build/sanitize
 	for test in build/sanitize/test_*; do $$test || exit 1; done
 

@@ -34,6 +34,10 @@ set(xmkern_flags_avx2 -march=x86-64-v3)
 set(xmkern_flags_avx512 ${xmkern_avx512})
 set(xmkern_flags_avx512_vpopcntdq ${xmkern_avx512} -mavx512vpopcntdq)
 set(xmkern_flags_avx512_bf16 ${xmkern_avx512} -mavx512vpopcntdq -mavx512bf16)
+if(XMKERN_EMULATE_BF16)
+  set(xmkern_flags_avx512_bf16 ${xmkern_avx512} -mavx512vpopcntdq -include core/emulated_bf16.h -Wno-unused-function)
+endif()
+target_compile_definitions(xmkern_options INTERFACE XMKERN_EMULATE_BF16=$<BOOL:${XMKERN_EMULATE_BF16}>)
 
 # Under sanitizers what counts is how long the compiler takes, and that is a quarter.
 set(xmkern_optimise -O3)

@@ -17,7 +17,7 @@ Capability detect() {
                       __builtin_cpu_supports("avx512vl");
   if (!avx512) return Capability::avx2;
   if (!__builtin_cpu_supports("avx512vpopcntdq")) return Capability::avx512;
-  if (!__builtin_cpu_supports("avx512bf16")) return Capability::avx512_vpopcntdq;
+  if (!XMKERN_EMULATE_BF16 && !__builtin_cpu_supports("avx512bf16")) return Capability::avx512_vpopcntdq;
   return Capability::avx512_bf16;
 #else
   return Capability::baseline;
