@@ -92,7 +92,7 @@ void pack_head(const Problem& p, int64_t batch, int64_t head, Workspace<Arithmet
   for_panels(p, [&](const Source& s, int64_t key, int64_t rows) {
     const auto values = seen_rows<Arithmetic, dtype>(p, s, s.value, batch, head, key, rows, p.value_depth, block);
     pack_transposed(values, rows, spare, w.values_transposed, s.place + key);
-    const auto keys = seen_rows<Arithmetic, dtype>(p, s, s.key, batch, head, key, rows, p.depth, block);
+    const auto keys = w.keys.template seen<dtype>(p, s, batch, head, key, rows, p.depth, block);
     pack_transposed(keys, rows, spare, w.keys_transposed, s.place + key);
     if (!w.keys.in_place) w.keys.pack_rows(keys, rows, s.place + key);
   });
@@ -239,7 +239,7 @@ void descend(const Problem& p, const Gradients& g, int64_t batch, int64_t head, 
     return;
   }
 
-  const auto query = whole_query_rows<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
+  const auto query = query_rows<Arithmetic, dtype>(p, batch, head, row_begin, rows, true, w.query);
   const auto grad_out =
       rows_or_block<Arithmetic, dtype>(g.out, batch, head, row_begin, rows, p.value_depth, w.grad_out);
   Panels<Unit> queries = as_panels(query, rows, depth), grad_outs = as_panels(grad_out, rows, value_depth);
@@ -342,8 +342,8 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
   pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
 
   const int64_t tiles = tile_count(p), heads = p.heads / p.key_heads;
-  // With one group of keys, the gradient of a block of queries is complete at once.
-  const bool one_group = tiles <= group_tiles && !w.summed_in_place;
+  // With one group of keys, the gradient of a block of queries is complete at once, and need not wait.
+  const bool passing = tiles <= group_tiles && !w.summed_in_place;
   for (int64_t i = 0; i < heads; ++i) {
     const int64_t head = part.key_head * heads + i;
     Prefetcher ahead = next_head(p, &g, part.batch, head);
@@ -353,7 +353,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
       for (int64_t row = part.row_begin; row < part.row_end; row += block) {
         const int64_t rows = lesser(block, part.row_end - row);
         const Sums sums =
-            one_group ? Sums{w.sums, stride} : Sums{w.grad_query.row(row - part.row_begin), w.grad_query.apart};
+            passing ? Sums{w.sums, stride} : Sums{w.grad_query.row(row - part.row_begin), w.grad_query.apart};
         descend<Arithmetic, dtype>(p, g, part.batch, head, row, rows, tile, tile_end, w, share, sums, tile == 0,
                                    i == 0 && row == part.row_begin, ahead);
         if (tile_end < tiles || w.summed_in_place) continue;

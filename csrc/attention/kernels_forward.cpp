@@ -52,7 +52,7 @@ void pack_head(const Problem& p, int64_t batch, int64_t head, Workspace<Arithmet
     const auto keys = rows_or_block<Arithmetic, dtype>(s.key, batch, head, key, rows, p.depth, block);
     pack_transposed(keys, rows, spare, w.keys, s.place + key);
     if (w.values.in_place) return;
-    const auto values = seen_rows<Arithmetic, dtype>(p, s, s.value, batch, head, key, rows, p.value_depth, block);
+    const auto values = w.values.template seen<dtype>(p, s, batch, head, key, rows, p.value_depth, block);
     w.values.pack_rows(values, rows, s.place + key);
   });
 }
@@ -61,7 +61,7 @@ template <class Arithmetic, Dtype dtype>
 void attend(const Problem& p, int64_t batch, int64_t head, int64_t row_begin, int64_t rows,
             const Workspace<Arithmetic>& w, Prefetcher& ahead) {
   using Unit = typename Arithmetic::Unit;
-  const Rows<Unit> query = query_rows<Arithmetic, dtype>(p, batch, head, row_begin, rows, w.query);
+  const Rows<Unit> query = query_rows<Arithmetic, dtype>(p, batch, head, row_begin, rows, false, w.query);
 
   Softmax state[forward_rows];
   for (auto& row : state) row = {-infinity, 0.0f};

@@ -93,22 +93,13 @@ inline Rows<typename Arithmetic::Unit> rows_or_block(const Operand& x, int64_t b
   return {block, stride};
 }
 
-// Rows of queries for the left side of products: where they lie, or in a block.
+// Rows of queries: where they lie, or in a block. Whole: such that whole vectors of units can be read.
 template <class Arithmetic, Dtype dtype>
 inline Rows<typename Arithmetic::Unit> query_rows(const Problem& p, int64_t batch, int64_t head, int64_t row_begin,
-                                                  int64_t rows, typename Arithmetic::Unit* block) {
-  if (p.scale >= 0 && in_units<Arithmetic, dtype>(p.query, p.depth))
+                                                  int64_t rows, bool whole, typename Arithmetic::Unit* block) {
+  const bool fit = !whole || p.depth % (lanes * Arithmetic::numbers) == 0;
+  if (fit && p.scale >= 0 && in_units<Arithmetic, dtype>(p.query, p.depth))
     return rows_in_place<Arithmetic, dtype>(p.query, batch, head, row_begin);
-  load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, block);
-  return {block, stride};
-}
-
-// The same for both sides: of whole vectors.
-template <class Arithmetic, Dtype dtype>
-inline Rows<typename Arithmetic::Unit> whole_query_rows(const Problem& p, int64_t batch, int64_t head,
-                                                        int64_t row_begin, int64_t rows,
-                                                        typename Arithmetic::Unit* block) {
-  if (p.scale >= 0) return rows_or_block<Arithmetic, dtype>(p.query, batch, head, row_begin, rows, p.depth, block);
   load_query<Arithmetic, dtype>(p, batch, head, row_begin, rows, block);
   return {block, stride};
 }
@@ -175,6 +166,14 @@ struct AlongKeys {
       in_place = in_units<Arithmetic, dtype>(source.*side, columns) &&
                  (source.mask.length == 0 || finite<Arithmetic>(rows, source.keys, columns));
     }
+  }
+
+  // Rows from `key` on, as seen_rows has them; what is left in place has been looked at.
+  template <Dtype dtype>
+  Rows<Unit> seen(const Problem& p, const Source& source, int64_t batch, int64_t key_head, int64_t key, int64_t rows,
+                  int64_t columns, Unit* block) const {
+    if (in_place) return rows_in_place<Arithmetic, dtype>(source.*side, batch, key_head, key);
+    return seen_rows<Arithmetic, dtype>(p, source, source.*side, batch, key_head, key, rows, columns, block);
   }
 
   // Rows from `place` on, as many as a panel is wide; needed where they are not left in place.

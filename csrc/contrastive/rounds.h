@@ -32,7 +32,7 @@ template <class Task>
 void walk(const Problem& p, int64_t workspace_bytes, int threads, const Task& task) {
   if (p.x.count == 0 || p.y.count == 0) return;
   // Many groups and strips make many tasks; larger ones make the most of what was packed.
-  const int64_t strip = std::clamp<int64_t>(ceil_div(ceil_div(p.y.count, 8), 64) * 64, 64, strip_columns);
+  const int64_t strip = std::min<int64_t>(ceil_div(ceil_div(p.y.count, 8), 64) * 64, strip_columns);
   const int64_t blocks = ceil_div(p.x.count, block_rows);
   const int64_t group_blocks = std::max(std::min<int64_t>(2, ceil_div(blocks, 8)), ceil_div(blocks, 32));
   in_rounds(p, ceil_div(p.x.count, ceil_div(blocks, group_blocks)), strip, workspace_bytes, threads, task);
