@@ -346,7 +346,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
   const bool passing = tiles <= group_tiles && !w.summed_in_place;
   for (int64_t i = 0; i < heads; ++i) {
     const int64_t head = part.key_head * heads + i;
-    Prefetcher ahead = next_head(p, &g, part.batch, head);
+    Prefetcher ahead = next_head<Arithmetic>(p, &g, part.batch, head);
     float* share = shares.bias ? shares.bias + i * shares.bias_stride : nullptr;
     for (int64_t tile = 0; tile == 0 || tile < tiles; tile += group_tiles) {
       const int64_t tile_end = lesser(tile + group_tiles, tiles);

@@ -114,7 +114,7 @@ void forward(const Problem& p, const Part& part) {
     pack_head<Arithmetic, dtype>(p, part.batch, part.key_head, w);
     const int64_t group = p.heads / p.key_heads, block = rows_per_block(part.row_end - part.row_begin, forward_rows);
     for (int64_t head = part.key_head * group; head < (part.key_head + 1) * group; ++head) {
-      Prefetcher ahead = next_head(p, nullptr, part.batch, head);
+      Prefetcher ahead = next_head<Arithmetic>(p, nullptr, part.batch, head);
       for (int64_t row = part.row_begin; row < part.row_end; row += block)
         attend<Arithmetic, dtype>(p, part.batch, head, row, lesser(block, part.row_end - row), w, ahead);
     }

@@ -23,6 +23,7 @@ inline void* mutable_row_of(const Operand& x, Dtype dtype, int64_t batch, int64_
 
 // Asks for what the next head reads and writes, if heads are short enough for the caches: most likely the same thread
 // does it.
+template <class Arithmetic>
 inline Prefetcher next_head(const Problem& p, const Gradients* g, int64_t batch, int64_t head) {
   Prefetcher ahead;
   batch += (head + 1) / p.heads, head = (head + 1) % p.heads;
@@ -39,12 +40,13 @@ inline Prefetcher next_head(const Problem& p, const Gradients* g, int64_t batch,
   add(p.query, head, p.queries, p.depth);
   if (g) add(g->out, head, p.queries, p.value_depth);
   add(p.out, head, p.queries, p.value_depth);
-  if (!g) return ahead;
-  add(g->query, head, p.queries, p.depth);
-  for (int64_t i = 0; i < p.source_count && head % group == 0; ++i) {
+  if (g) add(g->query, head, p.queries, p.depth);
+  for (int64_t i = 0; g && i < p.source_count && head % group == 0; ++i) {
     const int64_t keys = p.sources[i].keys;
     add(g->sources[i].value, key_head, keys, p.value_depth), add(g->sources[i].key, key_head, keys, p.depth);
   }
+  const int64_t numbers = p.queries * p.places * (g ? 3 * p.depth + 2 * p.value_depth : p.depth + p.value_depth);
+  ahead.spread(numbers / (sums_at_once * lanes * Arithmetic::numbers));
   return ahead;
 }
 

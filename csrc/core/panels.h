@@ -10,13 +10,14 @@ namespace xmkern::XMKERN_CAPABILITY {
 inline constexpr int stride = 256 + 16;
 inline constexpr int max_columns = 256;
 
-// The most rows of a product at once, and the columns of a panel. A product of R rows by V vectors loads R + V of them
-// for R V multiply-adds: of six by four that is the least by far, where a processor has as many multipliers as loads.
+// The rows that most products have at once or twice, the vectors that their sums take, and the columns of a panel. A
+// product of R rows by V vectors loads R + V of them for R V multiply-adds: of six by four that is the least by far,
+// where a processor has as many multipliers as loads.
 #if defined(__AVX512F__)
-inline constexpr int max_rows = 12;  // with two vectors a row, 24 of 32 registers
+inline constexpr int max_rows = 12, sums_at_once = 24;  // of 32 registers
 inline constexpr int panel_width = 4 * lanes;
 #else
-inline constexpr int max_rows = 6;  // 12 of 16
+inline constexpr int max_rows = 6, sums_at_once = 12;  // of 16
 inline constexpr int panel_width = 2 * lanes;
 #endif
 

@@ -5,16 +5,17 @@
 
 namespace xmkern::XMKERN_CAPABILITY {
 
-// Rows that come into the second-level cache a line at a time, at each step of a product, so that they cost next to
-// nothing. Asked for all at once they would fill the queue of misses, and what the product reads would wait behind
+// Rows that come into the second-level cache a line at a time, every so many steps of a product, so that they cost next
+// to nothing. Asked for all at once they would fill the queue of misses, and what the product reads would wait behind
 // them; and a branch at the end of each row would be foretold wrong and cost more than the products' own loops: so a
-// product gets lines that lie equally far apart, and what it asks for past the last of them does no harm.
+// product gets lines that lie equally far apart, and what it asks for past the last of them does little harm.
 class Prefetcher {
  public:
   struct Lines {
     const char* at;
-    int64_t apart;
+    int64_t apart, every;
 
+    // The next one, every so many steps.
     void next() {
       __builtin_prefetch(at, 0, 2);
       at += apart;
@@ -25,6 +26,7 @@ class Prefetcher {
   // for.
   void add(const void* rows, int64_t apart, int64_t count, int64_t bytes) {
     if (pieces_ == most || count <= 0) return;
+    lines_ += count * ((bytes + line - 1) / line);
     const auto* at = static_cast<const char*>(rows);
     if (apart == bytes)
       piece_[pieces_++] = {at, line, count * bytes / line, line};
@@ -32,12 +34,17 @@ class Prefetcher {
       piece_[pieces_++] = {at, apart, count, bytes};
   }
 
+  // Spreads what has been added over products of so many steps in all, or fewer.
+  void spread(int64_t steps) {
+    for (; lines_ > 0 && lines_ * 2 <= steps; lines_ *= 2) ++shift_;
+  }
+
   // For a product of so many steps.
   Lines lines(int64_t steps) {
-    if (current_ == pieces_) return {reinterpret_cast<const char*>(this), 0};
+    if (current_ == pieces_) return {reinterpret_cast<const char*>(this), 0, steps};
     Piece& piece = piece_[current_];
-    const Lines lines{piece.at + done_ * piece.apart, piece.apart};
-    done_ += steps;
+    const Lines lines{piece.at + done_ * piece.apart, piece.apart, int64_t{1} << shift_};
+    done_ += (steps + lines.every - 1) >> shift_;
     if (done_ >= piece.count) {  // on with the next line of each row, or the next piece
       done_ = 0, piece.at += line, piece.bytes -= line;
       if (piece.bytes <= 0) ++current_;
@@ -55,16 +62,18 @@ class Prefetcher {
   };
 
   Piece piece_[most];
-  int pieces_ = 0, current_ = 0;
-  int64_t done_ = 0;
+  int pieces_ = 0, current_ = 0, shift_ = 0;
+  int64_t lines_ = 0, done_ = 0;
 };
 
 // The same where nothing is needed.
 struct NoPrefetcher {
   struct Lines {
+    int64_t every;
+
     void next() const {}
   };
-  Lines lines(int64_t) const { return {}; }
+  Lines lines(int64_t steps) const { return {steps}; }
 };
 inline constexpr NoPrefetcher no_prefetcher;
 

@@ -31,10 +31,10 @@ inline int64_t distance_of(Rows<Unit> rows) {
 // A(row, k) is a[row * stride + k], or, transposed, a[k * stride + row]. The columns are Halves half vectors; behind an
 // odd one, zeros are stored. The odd halves of two rows share a vector, so that none of the lanes idle.
 template <class Arithmetic, int Height, int Halves, bool Transposed, class Left, class Ahead>
-[[gnu::noinline]] void product(Left left, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps, float* c,
+[[gnu::noinline]] void product(Left rows, const typename Arithmetic::Unit* b, int64_t b_step, int64_t steps, float* c,
                                int64_t c_stride, bool add, Ahead& ahead) {
-  const auto* a = begin_of(left);
-  const auto apart = distance_of(left);
+  const auto* a = begin_of(rows);
+  const auto apart = distance_of(rows);
   constexpr int vectors = Halves / 2;
   constexpr bool odd = Halves % 2 != 0;
   Floats sums[Height][vectors + 1];  // the last one is not used
@@ -46,26 +46,28 @@ template <class Arithmetic, int Height, int Halves, bool Transposed, class Left,
     if (r % 2 == 0) pair_sums[r / 2] = Floats{};
   }
   auto lines = ahead.lines(steps);
-  for (int64_t k = 0; k < steps; ++k) {
+  for (int64_t left = steps; left > 0; left -= lines.every) {
     lines.next();
-    decltype(load(b)) columns[vectors + 1], before{};
+    for (int64_t i = left < lines.every ? left : lines.every; i > 0; --i) {
+      decltype(load(b)) columns[vectors + 1], before{};
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) columns[v] = load(b + v * lanes);
-    if constexpr (odd) columns[vectors] = load_half_twice(b + vectors * lanes);
+      for (int v = 0; v < vectors; ++v) columns[v] = load(b + v * lanes);
+      if constexpr (odd) columns[vectors] = load_half_twice(b + vectors * lanes);
 #pragma GCC unroll 16
-    for (int r = 0; r < Height; ++r) {
-      const auto number = splat(a[Transposed ? r : r * apart]);
+      for (int r = 0; r < Height; ++r) {
+        const auto number = splat(a[Transposed ? r : r * apart]);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[r][v] = Arithmetic::multiply_add(sums[r][v], number, columns[v]);
-      if constexpr (odd) {
-        if (r % 2 != 0 || r + 1 == Height)
-          pair_sums[r / 2] = Arithmetic::multiply_add(
-              pair_sums[r / 2], r % 2 != 0 ? low_halves(before, number) : number, columns[vectors]);
-        before = number;
+        for (int v = 0; v < vectors; ++v) sums[r][v] = Arithmetic::multiply_add(sums[r][v], number, columns[v]);
+        if constexpr (odd) {
+          if (r % 2 != 0 || r + 1 == Height)
+            pair_sums[r / 2] = Arithmetic::multiply_add(pair_sums[r / 2], r % 2 != 0 ? join(before, number) : number,
+                                                        columns[vectors]);
+          before = number;
+        }
       }
+      a += Transposed ? apart : 1;
+      b += b_step;
     }
-    a += Transposed ? apart : 1;
-    b += b_step;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Height; ++r, c += c_stride) {
@@ -91,7 +93,8 @@ struct Count {
 
 // Rows whose sums the registers hold, with room for what they are made of.
 inline constexpr int rows_at_once(int halves) {
-  return halves > 6 ? max_rows / 2 : halves > 4 ? max_rows * 2 / 3 : max_rows;
+  const int rows = 2 * sums_at_once / halves;
+  return rows < 12 ? rows / 2 * 2 : 12;
 }
 
 // The product for a number of rows that is known at run time only, 1 to rows_at_once.

@@ -54,20 +54,20 @@ inline HalfFloats half_of(Floats x) {
 #endif
 }
 
-// The low halves of two vectors, that of `a` below.
-inline Words low_halves(Words a, Words b) {
+// The lower half of one vector and the upper half of another.
+inline Floats join(Floats lower, Floats upper) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Words>(
-      _mm512_inserti64x4(reinterpret_cast<__m512i>(a), _mm512_castsi512_si256(reinterpret_cast<__m512i>(b)), 1));
+  return reinterpret_cast<Floats>(
+      _mm512_mask_blend_ps(0xff00, reinterpret_cast<__m512>(lower), reinterpret_cast<__m512>(upper)));
 #elif defined(__AVX2__)
-  return reinterpret_cast<Words>(
-      _mm256_inserti128_si256(reinterpret_cast<__m256i>(a), _mm256_castsi256_si128(reinterpret_cast<__m256i>(b)), 1));
+  return reinterpret_cast<Floats>(
+      _mm256_blend_ps(reinterpret_cast<__m256>(lower), reinterpret_cast<__m256>(upper), 0xf0));
 #else
-  return Words{a[0], a[1], b[0], b[1]};
+  return Floats{lower[0], lower[1], upper[2], upper[3]};
 #endif
 }
-inline Floats low_halves(Floats a, Floats b) {
-  return reinterpret_cast<Floats>(low_halves(reinterpret_cast<Words>(a), reinterpret_cast<Words>(b)));
+inline Words join(Words lower, Words upper) {
+  return reinterpret_cast<Words>(join(reinterpret_cast<Floats>(lower), reinterpret_cast<Floats>(upper)));
 }
 
 // Half a vector in memory, in both halves.

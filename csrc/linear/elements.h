@@ -15,21 +15,22 @@ inline const char* element(const Matrix& m, int64_t line, int64_t number) {
   return static_cast<const char*>(m.data) + (line * m.stride + number) * size_of(dtype);
 }
 
-// A row of sums, and the bias, to the result.
+// A row of sums, and the bias if any, to the result.
 template <Dtype dtype>
-inline void finish(const Product& p, int64_t row, int64_t column, int64_t columns, bool streamed, const float* sums) {
+inline void finish(const Product& p, int64_t row, int64_t column, int64_t columns, bool streamed, const void* bias,
+                   const float* sums) {
   const int64_t at = row * p.columns + column;
   int64_t c = 0;
   for (; c + lanes <= columns; c += lanes) {
     Floats x = load(sums + c);
-    if (p.bias != nullptr) x += load_floats<dtype>(p.bias, column + c);
+    if (bias != nullptr) x += load_floats<dtype>(bias, column + c);
     if (streamed)
       stream_floats<dtype>(static_cast<char*>(p.out) + (at + c) * size_of(dtype), x);
     else
       store_floats<dtype>(p.out, at + c, x);
   }
   for (; c < columns; ++c)
-    store_float<dtype>(p.out, at + c, sums[c] + (p.bias != nullptr ? load_float<dtype>(p.bias, column + c) : 0.0f));
+    store_float<dtype>(p.out, at + c, sums[c] + (bias != nullptr ? load_float<dtype>(bias, column + c) : 0.0f));
 }
 
 }  // namespace xmkern::XMKERN_CAPABILITY

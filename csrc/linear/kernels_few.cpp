@@ -34,7 +34,7 @@ void run_as(const Product& p, const Part& part, float* sums) {
       }
     }
     for (int64_t r = 0; r < rows; ++r)
-      finish<dtype>(p, part.row_begin + r, column, columns, part.streamed, sums + r * few_columns);
+      finish<dtype>(p, part.row_begin + r, column, columns, part.streamed, p.bias, sums + r * few_columns);
   }
 }
 
