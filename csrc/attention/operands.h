@@ -45,8 +45,8 @@ inline Prefetcher next_head(const Problem& p, const Gradients* g, int64_t batch,
     const int64_t keys = p.sources[i].keys;
     add(g->sources[i].value, key_head, keys, p.value_depth), add(g->sources[i].key, key_head, keys, p.depth);
   }
-  const int64_t numbers = p.queries * p.places * (g ? 3 * p.depth + 2 * p.value_depth : p.depth + p.value_depth);
-  ahead.spread(numbers / (sums_at_once * lanes * Arithmetic::numbers));
+  const int64_t depths = g ? 3 * p.depth + 2 * p.value_depth : p.depth + p.value_depth;
+  ahead.spread(p.queries * p.places * depths / products_a_step<Arithmetic>);
   return ahead;
 }
 

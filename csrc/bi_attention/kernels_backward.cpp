@@ -161,6 +161,7 @@ void backward_of(const Problem& p, const Gradients& g, const Share& share, void*
         fetch(g.columns.out, p, b, h, 0, columns.count, rows.value_depth, ahead);
         fetch(columns.out, p, b, h, 0, columns.count, rows.value_depth, ahead);
       });
+      spread<Arithmetic>(p, count, ahead);
     }
     multiply_rows<Arithmetic, dtype>(at(rows.x), rows.x.row, count, first(columns.x), columns.x.row, p.depth, w.along_x,
                                      w.affinities, ahead);

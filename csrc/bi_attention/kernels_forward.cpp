@@ -155,6 +155,7 @@ void forward_of(const Problem& p, const Share& share, void* part_memory, void* m
       fetch(columns.x, p, b, h, 0, columns.count, p.depth, ahead);
       fetch(columns.value, p, b, h, 0, columns.count, columns.value_depth, ahead);
     });
+    spread<Arithmetic>(p, count, ahead);
     multiply_rows<Arithmetic, dtype>(row_of(rows.x, dtype, batch, head, begin), rows.x.row, count,
                                      row_of(columns.x, dtype, batch, head, 0), columns.x.row, p.depth, w.column_x,
                                      w.affinities, ahead);

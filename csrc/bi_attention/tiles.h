@@ -178,6 +178,13 @@ inline void for_next(const Problem& p, const Share& share, int64_t end, F&& f) {
     f(share.batch + (share.head + 1) / p.heads, (share.head + 1) % p.heads, 0, lesser(strip_rows, p.rows.count), true);
 }
 
+// Spreads what has been asked for over the products of a strip with all columns, one over each of the depths.
+template <class Arithmetic>
+inline void spread(const Problem& p, int64_t rows, Prefetcher& ahead) {
+  const int64_t depths = p.depth + p.rows.value_depth + p.columns.value_depth;
+  ahead.spread(rows * p.columns.count * depths / products_a_step<Arithmetic>);
+}
+
 // What is written soon is on its way meanwhile.
 inline void fetch_row(const char* row, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 1, 2);

@@ -58,6 +58,10 @@ struct ArithmeticOf<Dtype::bfloat16> {
 };
 #endif
 
+// Multiply-adds of a step of a product.
+template <class Arithmetic>
+inline constexpr int64_t products_a_step = int64_t{sums_at_once} * lanes * Arithmetic::numbers;
+
 // Units that `count` numbers take.
 template <class Arithmetic>
 inline int64_t units(int64_t count) {

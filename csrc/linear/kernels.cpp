@@ -128,7 +128,7 @@ void run_as(const Product& p, const Part& part, void* workspace) {
           LeftRows<dtype>{p.left, row + rows, lesser(group, part.row_end - row - rows), first,
                           lesser(stretch, end - first)}
               .ask_for(ahead);
-        ahead.spread(rows * layout.width * steps / (sums_at_once * lanes));
+        ahead.spread(rows * layout.width * steps / products_a_step<Single>);
         const auto multiply_by = [&](auto transposed) {
           multiply<Single, decltype(transposed)::value != 0>(static_cast<const float*>(memory.left), rows, panels,
                                                              step - first, steps, 0, layout.width, sums, sums_stride,
