@@ -74,8 +74,9 @@ def who_serves(**inputs):
 
 @pytest.mark.skipif(native.cpu_capability() in (None, "baseline"), reason="torch serves")
 def test_who_serves():
-    wide = native.cpu_capability() != "avx2" and not native.MADE_BY_INTEL
-    assert who_serves(**graded(40)) == ("xmkern" if wide else "torch")
+    wide = native.cpu_capability() != "avx2"
+    assert who_serves(**graded(40)) == ("xmkern" if wide and not native.MADE_BY_INTEL else "torch")
+    assert who_serves(**graded(256)) == ("torch" if native.MADE_BY_INTEL else "xmkern")
     for case in ({name: y.double() for name, y in graded(40).items()}, graded(1, inner=8, outer=8)):
         assert who_serves(**case) == "torch"
         assert torch.equal(xf.linear(**case), F.linear(*case.values()))

@@ -15,14 +15,16 @@ _LEAST = 1 << 22
 _LEAST_OF_LOOPS = 1 << 17
 # With few rows what counts is to read the weight once. It is then large, or caches and torch serve as well.
 _LARGE_WEIGHT = 1 << 18
+# Without AVX-512 ours makes better use of the multipliers than torch's BLAS from so many rows on: packing takes time.
+_MANY_ROWS = 256
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """x times the transpose of weight, and bias: :func:`torch.nn.functional.linear`, with its gradients.
 
     Ours serves on the CPU where it is the faster one: half precision on processors for which torch has nothing but
-    plain loops or converts number by number, also under autocast and torch.compile; float32 with AVX-512 where
-    torch's BLAS makes no full use of it, which it does on Intel's processors; and a few rows of a large weight, where
+    plain loops or converts number by number, also under autocast and torch.compile; float32 but on Intel's processors,
+    of which torch's BLAS makes full use, without AVX-512 from 256 rows on; and a few rows of a large weight, where
     no gradient is wanted, in float32 and, with AVX-512, bfloat16. Everything else is torch's own, unless ``backend``
     names another: small products, processors without AVX2, other devices, and torch.func; and in any case float32 under
     torch.compile, and tensors that are nested, sparse or on the meta device. The sums of ours do not depend on the
@@ -72,7 +74,8 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         return work > size or torch.is_grad_enabled() or (few and size >= _LARGE_WEIGHT)
     if few:  # MKL reads one row or two as fast on its own processors
         return size >= _LARGE_WEIGHT and (work > 2 * size or not native.MADE_BY_INTEL)
-    return capability != "avx2" and work >= _LEAST and not native.MADE_BY_INTEL
+    many = capability != "avx2" or work >= _MANY_ROWS * size
+    return many and work >= _LEAST and not native.MADE_BY_INTEL
 
 
 def _plain(x: Tensor) -> bool:
