@@ -10,9 +10,9 @@ namespace xmkern::XMKERN_CAPABILITY {
 inline constexpr int stride = 256 + 16;
 inline constexpr int max_columns = 256;
 
-// The rows that most products have at once or twice, the vectors that their sums take, and the columns of a panel. A
-// product of R rows by V vectors loads R + V of them for R V multiply-adds: of six by four that is the least by far,
-// where a processor has as many multipliers as loads.
+// Rows in whole groups of a product, the vectors that the sums of one take, and the columns of a panel. A product of R
+// rows by V vectors loads R + V of them for R V multiply-adds: of six by four that is the least by far, where a
+// processor has as many multipliers as loads.
 #if defined(__AVX512F__)
 inline constexpr int max_rows = 12, sums_at_once = 24;  // of 32 registers
 inline constexpr int panel_width = 4 * lanes;
