@@ -47,7 +47,7 @@ def walk(
 
 def assert_same_ways(name: str, monkeypatch, *, times=None, step=None, doubled=False, **knobs: Any) -> None:
     """Our way is theirs to 1e-5; or, where float32 does not carry so far, theirs is no nearer to ours in float64, by
-    the geometric mean of five ways: of a single one it is luck."""
+    the geometric mean of nine ways: of one it is luck, and a way that clips may turn off by much."""
     import diffusers
 
     theirs = getattr(diffusers, name)(**knobs)
@@ -61,7 +61,7 @@ def assert_same_ways(name: str, monkeypatch, *, times=None, step=None, doubled=F
         return
     monkeypatch.setattr("xmkern.diffusion.base.draw", _draw)
     off: dict[Any, list[float]] = {ours: [], theirs: []}
-    for seed in range(5, 10):
+    for seed in range(5, 14):
         exact = walk(ours, *arguments, dtype=torch.float64, seed=seed)
         for each, distances in off.items():
             distances.append(distance(walk(each, *arguments, seed=seed), exact))
