@@ -40,10 +40,12 @@ inline Prefetcher next_head(const Problem& p, const Gradients* g, int64_t batch,
   add(p.query, head, p.queries, p.depth);
   if (g) add(g->out, head, p.queries, p.value_depth);
   add(p.out, head, p.queries, p.value_depth);
-  if (g) add(g->query, head, p.queries, p.depth);
-  for (int64_t i = 0; g && i < p.source_count && head % group == 0; ++i) {
-    const int64_t keys = p.sources[i].keys;
-    add(g->sources[i].value, key_head, keys, p.value_depth), add(g->sources[i].key, key_head, keys, p.depth);
+  if (g) {
+    add(g->query, head, p.queries, p.depth);
+    for (int64_t i = 0; i < p.source_count && head % group == 0; ++i) {
+      const int64_t keys = p.sources[i].keys;
+      add(g->sources[i].value, key_head, keys, p.value_depth), add(g->sources[i].key, key_head, keys, p.depth);
+    }
   }
   const int64_t depths = g ? 3 * p.depth + 2 * p.value_depth : p.depth + p.value_depth;
   ahead.spread(p.queries * p.places * depths / products_a_step<Arithmetic>);

@@ -26,7 +26,6 @@ class Prefetcher {
   // for.
   void add(const void* rows, int64_t apart, int64_t count, int64_t bytes) {
     if (pieces_ == most || count <= 0) return;
-    lines_ += count * ((bytes + line - 1) / line);
     const auto* at = static_cast<const char*>(rows);
     if (apart == bytes)
       piece_[pieces_++] = {at, line, count * bytes / line, line};
@@ -36,7 +35,9 @@ class Prefetcher {
 
   // Spreads what has been added over products of so many steps in all, or fewer.
   void spread(int64_t steps) {
-    for (; lines_ > 0 && lines_ * 2 <= steps; lines_ *= 2) ++shift_;
+    int64_t lines = 0;
+    for (int i = 0; i < pieces_; ++i) lines += piece_[i].count * ((piece_[i].bytes + line - 1) / line);
+    for (; lines > 0 && lines * 2 <= steps; lines *= 2) ++shift_;
   }
 
   // For a product of so many steps.
@@ -63,7 +64,7 @@ class Prefetcher {
 
   Piece piece_[most];
   int pieces_ = 0, current_ = 0, shift_ = 0;
-  int64_t lines_ = 0, done_ = 0;
+  int64_t done_ = 0;
 };
 
 // The same where nothing is needed.

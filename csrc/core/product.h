@@ -91,7 +91,8 @@ struct Count {
   static constexpr int value = Number;
 };
 
-// Rows whose sums the registers hold, with room for what they are made of.
+// Rows whose sums the registers hold, with room for what they are made of. Even, since two rows share a vector of odd
+// halves; with twelve, the sums of a single vector do not wait for each other.
 inline constexpr int rows_at_once(int halves) {
   const int rows = 2 * sums_at_once / halves;
   return rows < 12 ? rows / 2 * 2 : 12;

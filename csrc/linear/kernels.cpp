@@ -98,8 +98,8 @@ struct LeftRows {
 // Sums of some rows begin with the bias.
 template <Dtype dtype>
 void begin_with_bias(const Product& p, int64_t rows, int64_t column, int64_t columns, float* sums, int64_t apart) {
-  for (int64_t r = 0; r < rows; ++r, sums += apart)
-    load_block<dtype>(element<dtype>({p.bias, 0, false}, 0, column), 0, 1, columns, sums);
+  const char* bias = static_cast<const char*>(p.bias) + column * size_of(dtype);
+  for (int64_t r = 0; r < rows; ++r) load_block<dtype>(bias, 0, 1, columns, sums + r * apart);
 }
 
 template <Dtype dtype>
