@@ -7,8 +7,7 @@
 #include "module.h"
 
 namespace py = pybind11;
-using namespace xmkern::attention;
-
+namespace xmkern::attention {
 namespace {
 
 // Address, then strides of batch, head and row.
@@ -46,7 +45,7 @@ struct Call {
                                                        queries,
                                                        depth,
                                                        value_depth,
-                                                       static_cast<xmkern::Dtype>(dtype),
+                                                       static_cast<Dtype>(dtype),
                                                        scale,
                                                        operand(query),
                                                        operand(out),
@@ -69,7 +68,7 @@ struct Call {
 
 }  // namespace
 
-void bind_attention(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ attention = module.def_submodule("attention");
 
   attention.def("forward", [](const std::vector<ProblemNumbers>& problems, int threads) {
@@ -78,7 +77,7 @@ void bind_attention(py::module_& module) {
     forward(call.problems.data(), static_cast<int64_t>(call.problems.size()), threads);
   });
 
-  bind_attention_at_once(attention);
+  bind_at_once(attention);
 
   attention.def("backward", [](const std::vector<ProblemNumbers>& problems, const std::vector<GradientNumbers>& numbers,
                                int threads) {
@@ -99,3 +98,5 @@ void bind_attention(py::module_& module) {
     backward(call.problems.data(), gradients.data(), static_cast<int64_t>(gradients.size()), threads);
   });
 }
+
+}  // namespace xmkern::attention

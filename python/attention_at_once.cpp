@@ -12,10 +12,7 @@
 #include "tensor.h"
 
 namespace py = pybind11;
-using namespace xmkern::attention;
-using xmkern::Element;
-using xmkern::Strided;
-
+namespace xmkern::attention {
 namespace {
 
 // Threshold, seed and scale of what is kept.
@@ -27,7 +24,7 @@ int64_t step(const Strided& x, int axis) { return x.shape[axis] == 1 ? 0 : x.str
 // [batch, head, row, column], the last axis dense and not too long for the kernels.
 bool read_heads(py::handle given, Strided& x, Operand& out) {
   constexpr int64_t most = 256;
-  if (!xmkern::read(given, x) || !x.computes() || x.axes != 4 || x.strides[3] != 1 || x.shape[3] > most) return false;
+  if (!read(given, x) || !x.computes() || x.axes != 4 || x.strides[3] != 1 || x.shape[3] > most) return false;
   out = {x.data, x.strides[0], x.strides[1], x.strides[2]};
   return true;
 }
@@ -40,11 +37,11 @@ bool make_heads(py::handle like, const Strided& x, int64_t depth, py::object& ma
                      (heads_inside ? strides[1] == shape[3] && strides[2] == shape[1] * shape[3]
                                    : strides[2] == shape[3] && strides[1] == shape[2] * shape[3]);
   if (dense && depth == shape[3]) {
-    made = xmkern::empty_like(like);
+    made = empty_like(like);
   } else if (heads_inside) {
-    made = xmkern::empty(like, {shape[0], shape[2], shape[1], depth}).attr("transpose")(1, 2);
+    made = empty(like, {shape[0], shape[2], shape[1], depth}).attr("transpose")(1, 2);
   } else {
-    made = xmkern::empty(like, {shape[0], shape[1], shape[2], depth});
+    made = empty(like, {shape[0], shape[1], shape[2], depth});
   }
   Strided read_back;
   return read_heads(made, read_back, out);
@@ -52,8 +49,8 @@ bool make_heads(py::handle like, const Strided& x, int64_t depth, py::object& ma
 
 // Where so many dense float32 numbers lie; null: it is not they.
 float* floats(py::handle given, int64_t count) {
-  xmkern::Dense x;
-  if (!xmkern::read(given, x) || x.element != Element::float32 || x.elements != count) return nullptr;
+  Dense x;
+  if (!read(given, x) || x.element != Element::float32 || x.elements != count) return nullptr;
   return static_cast<float*>(x.data);
 }
 
@@ -157,7 +154,7 @@ class Ordinary {
     Problem& p = problem;
     if (!make_heads(query_, q_, p.value_depth, out, p.out)) return false;
     if (keep_lse) {
-      lse = xmkern::empty_floats({p.batches, p.heads, p.queries}, p.lse);
+      lse = empty_floats({p.batches, p.heads, p.queries}, p.lse);
     } else {
       forgotten_.resize(static_cast<size_t>(rows()));
       p.lse = forgotten_.data();
@@ -221,7 +218,7 @@ class Ordinary {
   // [B|1, H|1, L|1, S|1], or of diagonals, [B|1, H|1, L + S - 1].
   bool read_bias(py::handle given, int64_t keys, Strided& x, Bias& out) const {
     if (given.is_none()) return true;
-    if (!xmkern::read(given, x) || x.element != Element::float32 || (x.axes != 3 && x.axes != 4)) return false;
+    if (!read(given, x) || x.element != Element::float32 || (x.axes != 3 && x.axes != 4)) return false;
     const bool diagonals = x.axes == 3;
     const int64_t full[4] = {problem.batches, problem.heads, diagonals ? problem.queries + keys - 1 : problem.queries,
                              keys};
@@ -239,9 +236,9 @@ class Ordinary {
 
   // Zeros like the bias.
   static bool make_bias_gradient(const Given& g, py::object& made, BiasGradient& out) {
-    xmkern::Dense x;
-    made = xmkern::empty(g.bias, g.b.shape, g.b.axes);
-    if (!xmkern::read(made, x)) return false;
+    Dense x;
+    made = empty(g.bias, g.b.shape, g.b.axes);
+    if (!read(made, x)) return false;
     std::fill_n(static_cast<float*>(x.data), x.elements, 0.0f);
     const int64_t last = x.shape[x.axes - 1];
     const BiasForm form = x.axes == 3 ? BiasForm::diagonals : x.shape[2] > 1 ? BiasForm::rows : BiasForm::keys;
@@ -264,7 +261,7 @@ py::object attention(py::handle query, py::handle key, py::handle value, const s
   if (!call.add(key, value, mask.data(), static_cast<int64_t>(mask.size()), mask_tensors.data(), mask_tensors.size(),
                 bias))
     return no;
-  if (gradients && xmkern::ask_gradients({query, key, value, bias})) return py::bool_(true);
+  if (gradients && ask_gradients({query, key, value, bias})) return py::bool_(true);
   py::object out, lse = no;
   if (!call.make_results(keep_lse, out, lse)) return no;
   {
@@ -401,9 +398,11 @@ py::object cross_attention_backward(const Handles& grad_outs, const Handles& gra
 
 }  // namespace
 
-void bind_attention_at_once(py::module_& module) {
+void bind_at_once(py::module_& module) {
   module.def("forward_at_once", &attention);
   module.def("backward_at_once", &attention_backward);
   module.def("cross_forward_at_once", &cross_attention);
   module.def("cross_backward_at_once", &cross_attention_backward);
 }
+
+}  // namespace xmkern::attention

@@ -6,8 +6,7 @@
 #include "module.h"
 
 namespace py = pybind11;
-using namespace xmkern::bi_attention;
-
+namespace xmkern::bi_attention {
 namespace {
 
 // Address, then strides of batch, head and row.
@@ -27,7 +26,7 @@ SideGradients gradients(const SideNumbers& of) { return {operand(of[2]), operand
 
 }  // namespace
 
-void bind_bi_attention(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ bi = module.def_submodule("bi_attention");
   using Shape = std::array<int64_t, 3>;
   using Numbers = std::array<int64_t, 4>;
@@ -37,7 +36,7 @@ void bind_bi_attention(py::module_& module) {
     return Problem{shape[0],
                    shape[1],
                    shape[2],
-                   static_cast<xmkern::Dtype>(dtype),
+                   static_cast<Dtype>(dtype),
                    scale,
                    tanh,
                    softmax,
@@ -66,31 +65,31 @@ void bind_bi_attention(py::module_& module) {
 
   // Address, then strides of batch and row.
   using Rows = std::array<int64_t, 3>;
-  const auto rows = [](const Rows& n) { return xmkern::pool::Operand{at<void>(n[0]), n[1], n[2]}; };
+  const auto rows = [](const Rows& n) { return pool::Operand{at<void>(n[0]), n[1], n[2]}; };
 
   // pooled: contiguous; in the backward, its gradient.
   const auto pool = [rows](const Numbers& shape, int dtype, const Rows& x, const Rows& hidden, const Rows& guide,
                            int64_t weight, int64_t mask, int64_t pooled, int64_t shares) {
     const auto [batches, row_count, depth, width] = shape;
-    return xmkern::pool::Problem{batches,
-                                 row_count,
-                                 depth,
-                                 width,
-                                 static_cast<xmkern::Dtype>(dtype),
-                                 rows(x),
-                                 rows(hidden),
-                                 rows(guide),
-                                 at<void>(weight),
-                                 at<uint8_t>(mask),
-                                 {at<void>(pooled), depth, 0},
-                                 at<float>(shares)};
+    return pool::Problem{batches,
+                         row_count,
+                         depth,
+                         width,
+                         static_cast<Dtype>(dtype),
+                         rows(x),
+                         rows(hidden),
+                         rows(guide),
+                         at<void>(weight),
+                         at<uint8_t>(mask),
+                         {at<void>(pooled), depth, 0},
+                         at<float>(shares)};
   };
 
   bi.def("pool", [pool](const Numbers& shape, int dtype, const Rows& x, const Rows& hidden, const Rows& guide,
                         int64_t weight, int64_t mask, int64_t pooled, int64_t shares, int threads) {
     const auto call = pool(shape, dtype, x, hidden, guide, weight, mask, pooled, shares);
     py::gil_scoped_release release;
-    xmkern::pool::forward(call, threads);
+    pool::forward(call, threads);
   });
 
   bi.def("pool_backward", [pool, rows](const Numbers& shape, int dtype, const Rows& x, const Rows& hidden,
@@ -98,9 +97,11 @@ void bind_bi_attention(py::module_& module) {
                                        int64_t shares, int64_t grad_shares, const Rows& grad_x, const Rows& grad_hidden,
                                        const Rows& grad_guide, int64_t grad_weight, int threads) {
     const auto call = pool(shape, dtype, x, hidden, guide, weight, mask, grad_pooled, shares);
-    const xmkern::pool::Gradients gradients = {call.pooled,       at<float>(grad_shares), rows(grad_x),
-                                               rows(grad_hidden), rows(grad_guide),       at<void>(grad_weight)};
+    const pool::Gradients gradients = {call.pooled,       at<float>(grad_shares), rows(grad_x),
+                                       rows(grad_hidden), rows(grad_guide),       at<void>(grad_weight)};
     py::gil_scoped_release release;
-    xmkern::pool::backward(call, gradients, threads);
+    pool::backward(call, gradients, threads);
   });
 }
+
+}  // namespace xmkern::bi_attention

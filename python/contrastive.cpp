@@ -7,8 +7,7 @@
 #include "module.h"
 
 namespace py = pybind11;
-using namespace xmkern::contrastive;
-
+namespace xmkern::contrastive {
 namespace {
 
 // Address, count, stride; addresses of scale, ids, groups and offset.
@@ -20,8 +19,7 @@ struct Call {
   }
 
   static Problem problem(const SideNumbers& x, const SideNumbers& y, const std::array<int64_t, 6>& n, float bias) {
-    return {side(x),  side(y),           n[0], static_cast<xmkern::Dtype>(n[1]),
-            bias,     at<uint8_t>(n[4]), n[5], static_cast<Kind>(n[2]),
+    return {side(x),  side(y), n[0], static_cast<Dtype>(n[1]), bias, at<uint8_t>(n[4]), n[5], static_cast<Kind>(n[2]),
             n[3] != 0};
   }
 };
@@ -36,7 +34,7 @@ Slopes slopes(const std::array<int64_t, 6>& n) {
 
 }  // namespace
 
-void bind_contrastive(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ contrastive = module.def_submodule("contrastive");
 
   contrastive.def("forward",
@@ -119,3 +117,5 @@ void bind_contrastive(py::module_& module) {
                         gradients(teacher_grads, teacher_wanted), threads);
   });
 }
+
+}  // namespace xmkern::contrastive

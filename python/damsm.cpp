@@ -5,8 +5,7 @@
 #include "module.h"
 
 namespace py = pybind11;
-using namespace xmkern::damsm;
-
+namespace xmkern::damsm {
 namespace {
 
 // Address, then strides of item and row.
@@ -22,7 +21,7 @@ Problem problem(const std::array<int64_t, 5>& shape, int dtype, float gamma1, co
           word_count,
           region_count,
           depth,
-          static_cast<xmkern::Dtype>(dtype),
+          static_cast<Dtype>(dtype),
           gamma1,
           operand(words),
           operand(regions),
@@ -33,7 +32,7 @@ Problem problem(const std::array<int64_t, 5>& shape, int dtype, float gamma1, co
 
 }  // namespace
 
-void bind_damsm(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ damsm = module.def_submodule("damsm");
 
   damsm.def("forward", [](const std::array<int64_t, 5>& shape, int dtype, float gamma1, const OperandNumbers& words,
@@ -53,3 +52,5 @@ void bind_damsm(py::module_& module) {
               backward(call, gradients, threads);
             });
 }
+
+}  // namespace xmkern::damsm

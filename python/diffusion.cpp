@@ -7,9 +7,7 @@
 #include "tensor.h"
 
 namespace py = pybind11;
-using namespace xmkern;
-using namespace xmkern::diffusion;
-
+namespace xmkern::diffusion {
 namespace {
 
 // Tuples are read by hand: pybind11's conversion of all that a step has takes longer than a small step.
@@ -173,7 +171,7 @@ bool normals_at_once(py::handle out, py::handle seed, py::handle offset, int thr
 
 }  // namespace
 
-void bind_diffusion(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ diffusion = module.def_submodule("diffusion");
 
   // The operands are sample, output, conditional, variance, known, mask, three of history, noise; the numbers are those
@@ -223,3 +221,5 @@ void bind_diffusion(py::module_& module) {
             static_cast<uint64_t>(offset), threads);
   });
 }
+
+}  // namespace xmkern::diffusion

@@ -9,8 +9,7 @@
 #include "tensor.h"
 
 namespace py = pybind11;
-using namespace xmkern::epilogue;
-
+namespace xmkern::epilogue {
 namespace {
 
 using Shape = std::array<int64_t, 2>;
@@ -18,8 +17,8 @@ using RowNumbers = std::array<int64_t, 3>;     // address, stride, dtype
 using VectorNumbers = std::array<int64_t, 3>;  // address, dtype, whether it is one number
 using DropoutNumbers = std::tuple<uint32_t, uint64_t, float>;
 
-Rows rows(const RowNumbers& n) { return {at<void>(n[0]), n[1], static_cast<xmkern::Dtype>(n[2])}; }
-Numbers numbers(const VectorNumbers& n) { return {at<void>(n[0]), static_cast<xmkern::Dtype>(n[1]), n[2] != 0}; }
+Rows rows(const RowNumbers& n) { return {at<void>(n[0]), n[1], static_cast<Dtype>(n[2])}; }
+Numbers numbers(const VectorNumbers& n) { return {at<void>(n[0]), static_cast<Dtype>(n[1]), n[2] != 0}; }
 
 Dropout dropout_of(const DropoutNumbers& n, bool on) { return {std::get<0>(n), std::get<1>(n), std::get<2>(n), on}; }
 
@@ -62,34 +61,34 @@ BiasActivation activation_problem(const Shape& shape, const RowNumbers& x, const
 
 // The operands of a call, which all go with the rows of x: ordinary tensors (tensor.h) or None.
 struct Ordinary {
-  xmkern::Dense x{};
+  Dense x{};
   int64_t row_count = 0, columns = 0;
 
   bool begin(py::handle given, Rows& out) {
-    if (!xmkern::read_operand(given, x) || x.axes == 0) return false;
+    if (!read_operand(given, x) || x.axes == 0) return false;
     columns = x.shape[x.axes - 1], row_count = x.elements / columns;
     out = rows_of(x);
     return true;
   }
 
-  static Rows rows_of(const xmkern::Dense& dense) { return {dense.data, dense.shape[dense.axes - 1], dense.dtype()}; }
+  static Rows rows_of(const Dense& dense) { return {dense.data, dense.shape[dense.axes - 1], dense.dtype()}; }
 
   // Of the shape and dtype of x.
   bool rows(py::handle given, Rows& out) const {
-    xmkern::Dense dense;
+    Dense dense;
     if (given.is_none()) return true;
-    if (!xmkern::read_like(given, x, dense)) return false;
+    if (!read_like(given, x, dense)) return false;
     out = rows_of(dense);
     return true;
   }
 
   // Of the shape of x, of [column], or, where that may be, one number.
   bool numbers(py::handle given, bool may_be_one, Numbers& out, Rows* elements = nullptr) const {
-    xmkern::Dense dense;
+    Dense dense;
     if (given.is_none()) return true;
-    if (!xmkern::read_operand(given, dense)) return false;
+    if (!read_operand(given, dense)) return false;
     if (dense.axes > 1) {
-      if (!elements || !xmkern::same_shape(dense, x)) return false;
+      if (!elements || !same_shape(dense, x)) return false;
       *elements = rows_of(dense);
       return true;
     }
@@ -100,9 +99,9 @@ struct Ordinary {
 
 // Memory for a result.
 bool make(py::object made, py::object& result, Rows& out) {
-  xmkern::Dense dense;
+  Dense dense;
   result = std::move(made);
-  if (!xmkern::read_operand(result, dense)) return false;
+  if (!read_operand(result, dense)) return false;
   out = Ordinary::rows_of(dense);
   return true;
 }
@@ -130,16 +129,16 @@ py::object add_norm_at_once(py::handle x, py::handle residual, const py::tuple& 
   Ordinary given;
   AddNorm p{};
   if (!given.begin(x, p.x) || !given.rows(residual, p.residual) || !read_parameters(given, parameters, p)) return no;
-  if (gradients && (xmkern::ask_gradients({x, residual}) || xmkern::ask_gradients(parameters))) return py::bool_(true);
+  if (gradients && (ask_gradients({x, residual}) || ask_gradients(parameters))) return py::bool_(true);
   p.rows = given.row_count, p.columns = given.columns;
   p.inner = inner, p.outer = outer, p.rms = rms, p.pb_relax = pb_relax, p.eps = eps;
   if (dropout) p.dropout = dropout_of(*dropout, true);
   py::object out = no, sum = no, moments = no;
-  if (outer && !make(xmkern::empty_like(x), out, p.out)) return no;
-  if (keep_sum && !make(xmkern::empty_like(x), sum, p.sum)) return no;
+  if (outer && !make(empty_like(x), out, p.out)) return no;
+  if (keep_sum && !make(empty_like(x), sum, p.sum)) return no;
   std::vector<float> forgotten;
   if (keep_moments) {
-    moments = xmkern::empty_floats({inner + outer, 2, p.rows}, p.moments);
+    moments = empty_floats({inner + outer, 2, p.rows}, p.moments);
   } else {
     forgotten.resize(static_cast<size_t>((inner + outer) * 2 * p.rows));
     p.moments = forgotten.data();
@@ -162,18 +161,18 @@ py::object add_norm_backward_at_once(py::handle grad_out, py::handle grad_sum, p
   AddNorm p{};
   AddNormGradients g{};
   Rows same;
-  xmkern::Dense kept;
+  Dense kept;
   if (!given.begin(like, same) || !given.rows(grad_out, g.out) || !given.rows(grad_sum, g.sum)) return no;
   if (!given.rows(x, p.x) || !given.rows(residual, p.residual) || !given.rows(sum, p.sum)) return no;
   if (!read_parameters(given, parameters, p)) return no;
-  if (!xmkern::read(moments, kept) || kept.element != xmkern::Element::float32) return no;
+  if (!read(moments, kept) || kept.element != Element::float32) return no;
   p.rows = given.row_count, p.columns = given.columns;
   p.inner = inner, p.outer = !grad_out.is_none(), p.rms = rms, p.moments = static_cast<float*>(kept.data);
   if (dropout) p.dropout = dropout_of(*dropout, true);
   py::object grad_x, grad_residual = no;
-  if (!make(xmkern::empty_like(like), grad_x, g.x)) return no;
-  if (residual_grad && !make(xmkern::empty_like(like), grad_residual, g.residual)) return no;
-  const py::object of_parameters = xmkern::empty_floats({count_given(parameters), p.columns}, g.parameters);
+  if (!make(empty_like(like), grad_x, g.x)) return no;
+  if (residual_grad && !make(empty_like(like), grad_residual, g.residual)) return no;
+  const py::object of_parameters = empty_floats({count_given(parameters), p.columns}, g.parameters);
   {
     py::gil_scoped_release release;
     add_norm_backward(p, g, threads);
@@ -189,9 +188,9 @@ py::object gated_residual_at_once(py::handle x, py::handle residual, py::handle 
   if (residual.is_none() || (gate.is_none() && activation != 0)) return no;
   if (!given.begin(x, p.x) || !given.rows(residual, p.residual)) return no;
   if (!given.numbers(gate, true, p.gate, &p.gates) || !given.numbers(bias, false, p.bias)) return no;
-  if (gradients && xmkern::ask_gradients({x, residual, gate, bias})) return py::bool_(true);
+  if (gradients && ask_gradients({x, residual, gate, bias})) return py::bool_(true);
   py::object out;
-  if (!make(xmkern::empty_like(x), out, p.out)) return no;
+  if (!make(empty_like(x), out, p.out)) return no;
   p.rows = given.row_count, p.columns = given.columns, p.activation = static_cast<Gate>(activation);
   py::gil_scoped_release release;
   gated_residual(p, threads);
@@ -209,10 +208,10 @@ py::object gated_residual_backward_at_once(py::handle grad, py::handle x, py::ha
   if (!given.numbers(gate, true, p.gate, &p.gates) || !given.numbers(bias, false, p.bias)) return no;
   p.rows = given.row_count, p.columns = given.columns, p.activation = static_cast<Gate>(activation);
   py::object grad_x, grad_gate = no;
-  if (!make(xmkern::empty_like(x), grad_x, g.x)) return no;
-  if (p.gates.data && !make(xmkern::empty_like(gate), grad_gate, g.gates)) return no;
+  if (!make(empty_like(x), grad_x, g.x)) return no;
+  if (p.gates.data && !make(empty_like(gate), grad_gate, g.gates)) return no;
   const int64_t parameters = (p.gate.data != nullptr) + (p.bias.data != nullptr);
-  const py::object of_parameters = xmkern::empty_floats({parameters, p.columns}, g.parameters);
+  const py::object of_parameters = empty_floats({parameters, p.columns}, g.parameters);
   {
     py::gil_scoped_release release;
     gated_residual_backward(p, g, threads);
@@ -226,13 +225,13 @@ py::object bias_activation_at_once(py::handle x, py::handle bias, int activation
   Ordinary given;
   BiasActivation p{};
   if (!given.begin(x, p.x) || !given.numbers(bias, false, p.bias) || (gated && given.columns % 2 != 0)) return no;
-  if (gradients && xmkern::ask_gradients({x, bias})) return py::bool_(true);
+  if (gradients && ask_gradients({x, bias})) return py::bool_(true);
   p.rows = given.row_count, p.columns = gated ? given.columns / 2 : given.columns;
   p.activation = static_cast<Activation>(activation), p.gated = gated;
   std::vector<int64_t> shape(given.x.shape, given.x.shape + given.x.axes);
   shape.back() = p.columns;
   py::object out;
-  if (!make(gated ? xmkern::empty(x, shape.data(), given.x.axes) : xmkern::empty_like(x), out, p.out)) return no;
+  if (!make(gated ? empty(x, shape.data(), given.x.axes) : empty_like(x), out, p.out)) return no;
   py::gil_scoped_release release;
   bias_activation(p, threads);
   return out;
@@ -251,8 +250,8 @@ py::object bias_activation_backward_at_once(py::handle grad, py::handle x, py::h
   p.activation = static_cast<Activation>(activation), p.gated = gated;
   if (p.rows != given.row_count || given.columns != (gated ? 2 : 1) * p.columns) return no;
   py::object grad_x, grad_bias = no;
-  if (!make(xmkern::empty_like(x), grad_x, g.x)) return no;
-  if (p.bias.data) grad_bias = xmkern::empty_floats({given.columns}, g.bias);
+  if (!make(empty_like(x), grad_x, g.x)) return no;
+  if (p.bias.data) grad_bias = empty_floats({given.columns}, g.bias);
   {
     py::gil_scoped_release release;
     bias_activation_backward(p, g, threads);
@@ -262,7 +261,7 @@ py::object bias_activation_backward_at_once(py::handle grad, py::handle x, py::h
 
 }  // namespace
 
-void bind_epilogue(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ epilogue = module.def_submodule("epilogue");
 
   epilogue.def("add_norm", [](const Shape& shape, const std::array<RowNumbers, 4>& operands,
@@ -322,3 +321,5 @@ void bind_epilogue(py::module_& module) {
                  bias_activation_backward(problem, grads, threads);
                });
 }
+
+}  // namespace xmkern::epilogue

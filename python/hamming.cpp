@@ -3,9 +3,9 @@
 #include "codes.h"
 
 namespace py = pybind11;
-using namespace xmkern::hamming;
+namespace xmkern::hamming {
 
-void bind_hamming(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ hamming = module.def_submodule("hamming");
 
   hamming.def(
@@ -39,3 +39,5 @@ void bind_hamming(py::module_& module) {
     pack(reinterpret_cast<const uint8_t*>(flags), rows, bits, reinterpret_cast<uint8_t*>(out), threads);
   });
 }
+
+}  // namespace xmkern::hamming

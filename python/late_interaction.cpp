@@ -5,8 +5,7 @@
 #include "module.h"
 
 namespace py = pybind11;
-using namespace xmkern::late_interaction;
-
+namespace xmkern::late_interaction {
 namespace {
 
 // Address, samples, tokens, strides of sample and token, address of the mask.
@@ -18,12 +17,12 @@ Side side(const SideNumbers& n) { return {at<void>(n[0]), n[1], n[2], n[3], n[4]
 Scores scores(const ScoreNumbers& n) { return {at<float>(n[0]), at<void>(n[1])}; }
 
 Problem problem(int dtype, int64_t depth, bool mean, const SideNumbers& x, const SideNumbers& y) {
-  return {static_cast<xmkern::Dtype>(dtype), depth, mean, side(x), side(y)};
+  return {static_cast<Dtype>(dtype), depth, mean, side(x), side(y)};
 }
 
 }  // namespace
 
-void bind_late_interaction(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ late_interaction = module.def_submodule("late_interaction");
 
   late_interaction.def("forward", [](int dtype, int64_t depth, bool mean, const SideNumbers& x, const SideNumbers& y,
@@ -40,3 +39,5 @@ void bind_late_interaction(py::module_& module) {
              threads);
   });
 }
+
+}  // namespace xmkern::late_interaction

@@ -7,8 +7,7 @@
 #include "tensor.h"
 
 namespace py = pybind11;
-using namespace xmkern::linear;
-
+namespace xmkern::linear {
 namespace {
 
 // Address, stride, whether it is transposed.
@@ -18,16 +17,16 @@ Matrix matrix(const MatrixNumbers& n) { return {at<void>(n[0]), n[1], n[2] != 0}
 
 // x, weight and bias, which has no address if there is none.
 struct Operands {
-  xmkern::Strided x, weight, bias{};
+  Strided x, weight, bias{};
 };
 
 // Whether these are ordinary tensors (tensor.h) of one dtype that go together.
 bool read(py::handle x, py::handle weight, py::handle bias, Operands& out) {
   auto& [a, w, b] = out;
-  if (!xmkern::read(x, a) || !xmkern::read(weight, w) || !a.computes() || w.element != a.element) return false;
+  if (!read(x, a) || !read(weight, w) || !a.computes() || w.element != a.element) return false;
   if (a.axes == 0 || w.axes != 2 || a.shape[a.axes - 1] != w.shape[1]) return false;
   if (bias.is_none()) return true;
-  return xmkern::read(bias, b) && b.element == a.element && b.axes == 1 && b.shape[0] == w.shape[0];
+  return read(bias, b) && b.element == a.element && b.axes == 1 && b.shape[0] == w.shape[0];
 }
 
 bool fit(py::handle x, py::handle weight, py::handle bias) {
@@ -39,17 +38,17 @@ bool fit(py::handle x, py::handle weight, py::handle bias) {
 py::object linear_at_once(py::handle x, py::handle weight, py::handle bias, int threads) {
   const py::object no = py::none();
   Operands given;
-  if (!read(x, weight, bias, given) || !xmkern::is_dense(given.x)) return no;
-  if (given.bias.data != nullptr && !xmkern::is_dense(given.bias)) return no;
+  if (!read(x, weight, bias, given) || !is_dense(given.x)) return no;
+  if (given.bias.data != nullptr && !is_dense(given.bias)) return no;
   const auto& [a, w, b] = given;
   const bool transposed = w.strides[1] != 1;
   if (transposed && w.strides[0] != 1) return no;
   const int64_t columns = w.shape[0], depth = w.shape[1], rows = a.elements / depth;
   std::vector<int64_t> shape(a.shape, a.shape + a.axes);
   shape.back() = columns;
-  const py::object out = xmkern::empty(x, shape.data(), a.axes);
-  xmkern::Dense made;
-  if (!xmkern::read(out, made)) return no;
+  const py::object out = empty(x, shape.data(), a.axes);
+  Dense made;
+  if (!read(out, made)) return no;
   {
     py::gil_scoped_release release;
     multiply({a.dtype(),
@@ -67,7 +66,7 @@ py::object linear_at_once(py::handle x, py::handle weight, py::handle bias, int 
 
 }  // namespace
 
-void bind_linear(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ linear = module.def_submodule("linear");
 
   linear.def("fit", &fit);
@@ -75,8 +74,10 @@ void bind_linear(py::module_& module) {
   linear.def("multiply", [](int dtype, int64_t rows, int64_t columns, int64_t depth, const MatrixNumbers& left,
                             const MatrixNumbers& right, int64_t bias, int64_t out, int threads) {
     py::gil_scoped_release release;
-    multiply({static_cast<xmkern::Dtype>(dtype), rows, columns, depth, matrix(left), matrix(right), at<void>(bias),
-              at<void>(out)},
-             threads);
+    multiply(
+        {static_cast<Dtype>(dtype), rows, columns, depth, matrix(left), matrix(right), at<void>(bias), at<void>(out)},
+        threads);
   });
 }
+
+}  // namespace xmkern::linear

@@ -3,7 +3,7 @@
 #include "codes.h"
 
 namespace py = pybind11;
-using namespace xmkern::hamming;
+namespace xmkern::hamming {
 
 void bind_mih(py::module_& module) {
   py::module_ hamming = module.attr("hamming");
@@ -35,3 +35,5 @@ void bind_mih(py::module_& module) {
                               as_array(std::move(found.indices)));
       });
 }
+
+}  // namespace xmkern::hamming

@@ -13,16 +13,42 @@ inline T* at(std::int64_t address) {
   return reinterpret_cast<T*>(static_cast<Address>(address));
 }
 
-void bind_attention(pybind11::module_& module);
-void bind_attention_at_once(pybind11::module_& attention);
-void bind_bi_attention(pybind11::module_& module);
-void bind_contrastive(pybind11::module_& module);
-void bind_damsm(pybind11::module_& module);
-void bind_diffusion(pybind11::module_& module);
-void bind_epilogue(pybind11::module_& module);
-void bind_hamming(pybind11::module_& module);
-void bind_late_interaction(pybind11::module_& module);
-void bind_linear(pybind11::module_& module);
-void bind_mih(pybind11::module_& module);
+// Each adds its functions to the module; those of a family are in its namespace.
+namespace xmkern {
+
 void bind_tensor(pybind11::module_& module);
-void bind_transport(pybind11::module_& module);
+
+namespace attention {
+void bind(pybind11::module_& module);
+void bind_at_once(pybind11::module_& attention);
+}  // namespace attention
+namespace bi_attention {
+void bind(pybind11::module_& module);
+}
+namespace contrastive {
+void bind(pybind11::module_& module);
+}
+namespace damsm {
+void bind(pybind11::module_& module);
+}
+namespace diffusion {
+void bind(pybind11::module_& module);
+}
+namespace epilogue {
+void bind(pybind11::module_& module);
+}
+namespace hamming {
+void bind(pybind11::module_& module);
+void bind_mih(pybind11::module_& module);
+}  // namespace hamming
+namespace late_interaction {
+void bind(pybind11::module_& module);
+}
+namespace linear {
+void bind(pybind11::module_& module);
+}
+namespace transport {
+void bind(pybind11::module_& module);
+}
+
+}  // namespace xmkern

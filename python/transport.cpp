@@ -5,9 +5,9 @@
 #include "module.h"
 
 namespace py = pybind11;
-using namespace xmkern::transport;
+namespace xmkern::transport {
 
-void bind_transport(py::module_& module) {
+void bind(py::module_& module) {
   py::module_ transport = module.def_submodule("transport");
 
   transport.def("plan", [](const std::array<int64_t, 3>& shape, Address cost, const std::array<int64_t, 2>& strides,
@@ -29,3 +29,5 @@ void bind_transport(py::module_& module) {
     plan(problem, threads);
   });
 }
+
+}  // namespace xmkern::transport
