@@ -41,7 +41,7 @@ constexpr std::uint8_t an_int = 0, a_float = 2, a_bfloat = 4, a_bool = 6;
 
 // Set once, when the module is loaded; Python keeps them for as long as the process lives.
 const Exchange* exchange = nullptr;
-PyObject *tensor_type, *parameter_type, *torch_empty_like, *a_float_tensor, *new_empty, *requires_grad;
+PyObject *tensor_type, *parameter_type, *torch_empty_like, *a_float_tensor, *new_empty, *requires_grad, *is_neg;
 
 // Whether torch has the table, so that tensors can be read.
 bool learn(const py::type& tensor, const py::type& parameter, const py::object& empty_like, const py::object& floats) {
@@ -56,6 +56,7 @@ bool learn(const py::type& tensor, const py::type& parameter, const py::object& 
   torch_empty_like = py::object(empty_like).release().ptr();
   new_empty = PyUnicode_InternFromString("new_empty");
   requires_grad = PyUnicode_InternFromString("requires_grad");
+  is_neg = PyUnicode_InternFromString("is_neg");
   exchange = found;
   return true;
 }
@@ -75,6 +76,14 @@ bool element_of(const Described& x, Element& out) {
     return true;
   }
   return false;
+}
+
+// Whether its numbers lie there with the other sign, as those of the imaginary part of a conjugate: not side by side.
+bool negated(py::handle x, const Strided& read_now) {
+  if (read_now.axes == 0 || read_now.strides[read_now.axes - 1] == 1) return false;
+  const auto is = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(x.ptr(), is_neg));
+  if (!is) throw py::error_already_set();
+  return is.ptr() == Py_True;
 }
 
 bool asks_gradient(py::handle x) {
@@ -108,7 +117,7 @@ bool read(py::handle x, Strided& out) {
   out.data = static_cast<char*>(described.data) + described.offset;
   out.axes = described.axes, out.shape = described.shape, out.strides = described.strides;
   out.elements = std::accumulate(out.shape, out.shape + out.axes, std::int64_t{1}, std::multiplies<>{});
-  return out.elements > 0;
+  return out.elements > 0 && !negated(x, out);
 }
 
 bool is_dense(const Strided& x) {
@@ -166,6 +175,6 @@ py::object empty_floats(std::initializer_list<std::int64_t> shape, float*& data)
   return made;
 }
 
-}  // namespace xmkern
+void bind_tensor(py::module_& module) { module.def("learn_tensors", &learn); }
 
-void bind_tensor(py::module_& module) { module.def("learn_tensors", &xmkern::learn); }
+}  // namespace xmkern

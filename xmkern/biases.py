@@ -67,7 +67,12 @@ class RelativeBias:
         """The operator's form: values [1, H|1, N] and buckets int32 [L, S], or values [1, H|1, L + S - 1] and None."""
         table, buckets = self.table, self.buckets
         if buckets is not None and buckets.dim() == 1:
-            table, buckets = table[buckets], None  # L + S - 1 rows: nothing beside the matrix
+            try:
+                table, buckets = table.index_select(0, buckets), None  # L + S - 1 rows: nothing beside the matrix
+            except IndexError:
+                raise ValueError(f"bias: buckets must be 0 to {len(table) - 1}, rows of the table") from None
+        if buckets is not None and buckets.dtype == torch.int64:
+            buckets = buckets.clamp(-1, 2**31 - 1)  # which stay what no table has
         return table.t()[None], None if buckets is None else buckets.int()
 
     def to_dense(self, L: int, S: int) -> Tensor:

@@ -232,8 +232,10 @@ def _ids(name: str, ids: Tensor) -> Tensor:
 
 def _whole(name: str, x: object) -> None:
     # Not isinstance(x, int): under a compiler an integer is a symbol, and elsewhere it may be NumPy's.
-    if x is None or isinstance(x, float | str | Tensor):
+    if isinstance(x, Tensor) or not hasattr(x, "__index__"):
         raise TypeError(f"{name} must be an integer, not {x!r}, the same for all samples")
+    if isinstance(x, int) and abs(x) >= 2**63:
+        raise ValueError(f"{name} must fit in 64 bits, not be {x}")
 
 
 def _integers(name: str, x: Tensor) -> Tensor:

@@ -335,7 +335,7 @@ void backward_of(const Problem& p, const Gradients& g, const Part& part, const S
     w.grad_key.data = shares.key, w.grad_value.data = shares.value;
   else
     sum_in_place<Arithmetic, dtype>(p, g, part, w);
-  if (part.row_begin == part.row_end) {
+  if (part.row_begin == part.row_end || p.heads == 0) {  // nobody begins the sums
     clear(w.grad_key, 0, p.places, w.queries.columns);
     clear(w.grad_value, 0, p.places, w.grad_outs.columns);
   }

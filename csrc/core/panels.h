@@ -80,14 +80,14 @@ template <class Unit>
 struct Panels {
   Unit* data;
   int64_t steps, columns;
-  int64_t apart = 0;  // where nothing is packed: so many units from row to row
+  int64_t apart = -1;  // where nothing is packed: so many units from row to row, none where rows are one and the same
 
   static int64_t size(int64_t steps, int64_t columns) { return steps * round_up(columns, lanes); }
   int64_t width(int64_t column) const { return columns - column < panel_width ? columns - column : panel_width; }
-  int64_t step_size(int64_t column) const { return apart ? apart : width(column); }
+  int64_t step_size(int64_t column) const { return apart >= 0 ? apart : width(column); }
   // `column` begins a panel.
   Unit* at(int64_t step, int64_t column) const {
-    return apart ? data + step * apart + column : data + column * steps + step * width(column);
+    return apart >= 0 ? data + step * apart + column : data + column * steps + step * width(column);
   }
 };
 

@@ -59,12 +59,14 @@ inline Normal normal(Floats x) {
   return {x > 0.0f ? 1.0f - tail : tail, power};
 }
 
-// x times the sigmoid of z, whose slope is dz
+// x times the sigmoid of z, whose slope is dz. Beyond 100 the sigmoid no longer falls, and a large x would show that.
 template <bool sloped>
 inline Curve by_sigmoid(Floats x, Floats z, Floats dz) {
-  const Sigmoid s = sigmoid2(z * log2_e);
-  if constexpr (!sloped) return {x * s.share, Floats{}};
-  return {x * s.share, s.share + x * s.share * s.rest * dz};
+  const Floats power = z * log2_e;
+  const Sigmoid s = sigmoid2(power);
+  const Floats share = power < -100.0f ? Floats{} : s.share, y = x * share;
+  if constexpr (!sloped) return {y, Floats{}};
+  return {y, share + (magnitude(power) > 100.0f ? Floats{} : y * s.rest * dz)};
 }
 
 // x times the normal distribution's cdf of x for results of half precision, in two thirds of the time: 1/2 and an odd

@@ -40,6 +40,7 @@ WIDE, META = (Q.repeat(1, 1, 1, 40), K.repeat(1, 1, 1, 40)), K.to("meta")
         ((Q, K, K, torch.ones(5, 9).int()), {}, TypeError, "mask must be of floating point or bool, not torch.int32"),
         ((Q, K, K, torch.ones(5, 8).bool()), {}, ValueError, r"mask: dense must fit \[B, H, L, S\] = \[2, 4, 5, 9\]"),
         ((Q, K, K, torch.ones(5, 8)), {}, ValueError, r"mask must broadcast to \[B, H, L, S\] = \[2, 4, 5, 9\]"),
+        ((Q, K, K, torch.ones(1, 2, 4, 5, 9).bool()), {}, ValueError, "mask must have at most four axes"),
         ((Q, K, K, masks.key_lengths(torch.ones(3).int())), {}, ValueError, r"key_lengths must fit \[B\] = \[2\]"),
         ((Q, K, K, masks.key_lengths(META[0, :, 0, 0].long())), {}, ValueError, "mask must be on cpu .* not on meta"),
         ((Q, K, K), {"bias": 1.0}, TypeError, "bias must be a tensor or a RelativeBias, not float"),

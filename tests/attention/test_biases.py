@@ -129,3 +129,11 @@ def test_buckets_outside_the_table_are_found(wrong):
 def test_bad_input_is_named(call, error, words):
     with pytest.raises(error, match=words):
         call(torch.randn(8, 4), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("buckets", [torch.full((5, 5), 2**32 + 1), torch.full((9,), 7), torch.full((9,), -1)])
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_buckets_that_the_table_lacks(buckets, backend):
+    x = torch.randn(1, 2, 5, 8)
+    with pytest.raises(ValueError, match="bias: buckets must be 0 to 3, rows of the table"):
+        xf.attention(x, x, x, bias=RelativeBias(torch.randn(4, 2), buckets), backend=backend)

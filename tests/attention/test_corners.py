@@ -55,3 +55,41 @@ class TestCorners:
         assert out.isfinite().all()
         assert bias.grad is not None
         assert torch.equal(found[0][:, 0], torch.zeros(5, dtype=torch.int32))
+
+    @pytest.mark.parametrize("which", ["query", "key", "value"])
+    def test_rows_that_are_one_and_the_same(self, which: str) -> None:
+        """In memory too: a product reads rows of whole vectors where they lie."""
+        torch.manual_seed(0)
+        inputs = {name: torch.randn(2, 4, n, 64) for name, n in (("query", 37), ("key", 50), ("value", 50))}
+        inputs[which] = inputs[which][:, :, :1].expand_as(inputs[which])
+        inputs = {name: x.requires_grad_() for name, x in inputs.items()}
+        assert_matches_reference("attention", inputs, backend="cpu")
+
+    def test_a_gradient_that_all_queries_share(self) -> None:
+        found = []
+        for backend in ("auto", "cpu", "reference"):
+            torch.manual_seed(0)
+            inputs = [torch.randn(2, 4, 37, 64, requires_grad=True) for _ in range(3)]
+            found.append(torch.autograd.grad(xf.attention(*inputs, backend=backend).sum(2).square().sum(), inputs))
+        for got, checked, want in zip(*found, strict=True):
+            assert torch.equal(got, checked)
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+    def test_keys_that_no_head_asks_for(self) -> None:
+        xf.attention(
+            *(torch.randn(2, 4, 64, 64, requires_grad=True) for _ in range(3))
+        ).sum().backward()  # leaves scratch
+        query, key, value = (torch.randn(2, heads, 6, 8, requires_grad=True) for heads in (0, 2, 2))
+        xf.attention(query, key, value).sum().backward()
+        assert key.grad is not None
+        assert value.grad is not None
+        assert not key.grad.any()
+        assert not value.grad.any()
+
+    @pytest.mark.parametrize("name", ["query", "key", "value", "bias", "mask"])
+    def test_numbers_that_lie_there_with_the_other_sign(self, name: str) -> None:
+        inputs = {"query": torch.randn(2, 2, 9, 9), "key": torch.randn(2, 2, 9, 9), "value": torch.randn(2, 2, 9, 9)}
+        negative = torch.randn(2, 2, 9, 9, dtype=torch.complex64).conj().imag
+        assert negative.is_neg()
+        want = xf.attention(**{**inputs, name: negative.resolve_neg()})
+        assert torch.equal(xf.attention(**{**inputs, name: negative}), want)

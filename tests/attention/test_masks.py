@@ -173,3 +173,14 @@ def test_a_mask_nests_no_deeper_than_the_kernels_stack():
     torch.testing.assert_close(xf.attention(x, x, x, deep), expected)
     with pytest.raises(ValueError, match="nests at most 32 deep"):
         masks.band(3, 3) & deep
+
+
+@pytest.mark.parametrize("wrong", [[1], "1", 1.0, None, torch.tensor(1)])
+def test_an_offset_that_is_no_integer(wrong):
+    with pytest.raises(TypeError, match="causal: offset must be an integer"):
+        masks.causal(wrong)
+
+
+def test_an_offset_that_no_kernel_can_count():
+    with pytest.raises(ValueError, match="causal: offset must fit in 64 bits"):
+        masks.causal(10**20)

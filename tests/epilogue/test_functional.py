@@ -212,6 +212,7 @@ def test_what_is_kept_for_the_backward():
     assert kept_bytes(lambda: xf.gated_residual(x, residual, weight, bias=bias, activation="tanh")) <= size + small
     assert kept_bytes(lambda: xf.bias_activation(x, bias)) <= size + small
     assert kept_bytes(lambda: xf.gated_activation(x, bias)) <= size + small
+    assert kept_bytes(lambda: xf.bias_dropout_add(x, residual, bias, dropout_p=0.1)) <= small
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -269,6 +270,43 @@ def test_activations_far_out(activation, capability):
         tail = (wide < -3) & (wide > -11)
         exact = 0.5 * wide * torch.erfc(-wide * 0.5**0.5)
         assert ((outs[0] - exact) / exact)[tail].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_of_what_is_filled_in(activation, capability):
+    """finfo.min and the like, for which the last power that a sigmoid has would still be a large number."""
+    x = torch.tensor([torch.finfo(torch.float32).min, -1e30, -1e15, -1e4, 1e4, 1e15]).requires_grad_()
+    outs = xf.bias_activation(x, None, activation), ACTIVATIONS[activation](x)
+    slopes = [torch.autograd.grad(out.sum(), x)[0] for out in outs]
+    torch.testing.assert_close(*outs)
+    torch.testing.assert_close(slopes[0][2:], slopes[1][2:])  # eager's gradient of gelu_tanh is NaN beyond
+    assert not slopes[0][:2].any()
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_gradient_of_a_residual_that_is_wider_than_x(backend):
+    """Its bits beyond those of x are not lost."""
+    x, residual, weight, bias = tensors((8, 256), (8, 256), (256,), (256,))
+    x = x.detach().bfloat16().requires_grad_()
+    grad = torch.randn(8, 256)
+    out = xf.add_layer_norm(x, residual, weight, bias, backend=backend)
+    wide = residual.detach().double().requires_grad_()
+    total = x.detach().double() + wide
+    exact = torch.nn.functional.layer_norm(total, (256,), weight.double(), bias.double())
+    (want,) = torch.autograd.grad(exact, wide, grad.double())
+    (got,) = torch.autograd.grad(out, residual, grad)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", [xf.bias_dropout_add, xf.sandwich_layer_norm])
+def test_the_sum_may_be_changed_in_place(call):
+    x, residual = tensors((6, 32), (6, 32))
+    out = call(x, residual)
+    wanted = torch.autograd.grad(out.square().sum(), (x, residual), retain_graph=True)
+    out += 0
+    found = torch.autograd.grad(out.square().sum(), (x, residual))
+    for got, want in zip(found, wanted, strict=True):
+        assert torch.equal(got, want)
 
 
 def test_gradients_of_frozen_parameters_are_none():

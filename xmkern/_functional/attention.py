@@ -110,7 +110,7 @@ def _at_once(
     program: tuple[int, ...] = ()
     tensors: tuple[Tensor, ...] = ()
     if mask is not None:
-        if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() <= 4:
             mask = dense(mask)
         if not isinstance(mask, Mask):
             return None
@@ -171,11 +171,15 @@ def scaled_dot_product_attention(
     """
     if attn_mask is not None and not isinstance(attn_mask, Tensor):
         raise TypeError(f"attn_mask must be a tensor, not {type(attn_mask).__name__}: masks go to xmkern's attention")
-    if not (
-        query.dim() == key.dim() == value.dim() == 4
-        and query.shape[0] == key.shape[0] == value.shape[0]
-        and (query.shape[1] == key.shape[1] == value.shape[1] or (enable_gqa and key.shape[1] == value.shape[1]))
-    ):
+    try:
+        fit = (
+            query.dim() == key.dim() == value.dim() == 4
+            and query.shape[0] == key.shape[0] == value.shape[0]
+            and (query.shape[1] == key.shape[1] == value.shape[1] or (enable_gqa and key.shape[1] == value.shape[1]))
+        )
+    except AttributeError:
+        _complain(query, key, value)
+    if not fit:
         return _any_axes(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if attn_mask is not None and attn_mask.dtype not in (torch.bool, torch.float32, query.dtype):
         raise TypeError(f"attn_mask must be bool, float32 or of query's dtype, not {attn_mask.dtype}")
@@ -298,6 +302,8 @@ def _lower(
     if mask is not None:
         if isinstance(mask, Tensor):
             if mask.dtype == torch.bool:
+                if mask.dim() > 4:
+                    raise ValueError(f"mask must have at most four axes, [B, H, L, S], not shape {list(mask.shape)}")
                 mask = dense(mask)
             else:
                 bias, mask = _sum_of_biases(_bias("mask", mask, query, S), bias, query, S), None

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn import functional as F
 
@@ -66,7 +67,9 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     if work < _LEAST_OF_LOOPS or x.dtype not in native.DTYPES:  # the least of all that follow
         return False
     capability = native.cpu_capability()
-    if not x.is_cpu or x.dim() < 2 or capability == "baseline" or torch._C._are_functorch_transforms_active():
+    if not x.is_cpu or x.dim() < 2 or capability == "baseline":
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
     size = weight.numel()
     few = few_rows(x, weight) and not torch.is_grad_enabled()

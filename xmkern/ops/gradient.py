@@ -10,14 +10,16 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from xmkern.ops.registry import Op
 
 
 def graded(*args: Any) -> bool:
     """Whether a gradient of one of these may be asked for: of those that are tensors."""
-    # Under torch.func a tensor may hide behind a wrapper that it requires a gradient.
-    if torch._C._are_functorch_transforms_active():
+    # Under torch.func a tensor may hide behind a wrapper that it requires a gradient. A tangent is to be refused, which
+    # an autograd function does, not to be lost.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     if torch.is_grad_enabled():
         for each in args:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from xmkern import native
 
@@ -77,7 +78,7 @@ class Op:
                 made = self._at_once(*args)
                 if made is not None and made is not True:
                     return made
-            if PLAIN.issuperset(map(type, args)):
+            if PLAIN.issuperset(map(type, args)) and not any(x.is_neg() for x in args if isinstance(x, torch.Tensor)):
                 return self.serve(args, backend)
         return self.overload(*args, backend)
 
@@ -129,9 +130,14 @@ _UNOBSERVED = {
 
 
 def unobserved() -> bool:
-    """Whether no compiler, mode, transform, tracer or profiler has to see the calls of operators; a tensor subclass
-    may."""
-    return not torch.compiler.is_compiling() and _local_keys().raw_repr() in _UNOBSERVED and not _profiled()
+    """Whether no compiler, mode, transform, forward-mode differentiation, tracer or profiler has to see the calls of
+    operators; a tensor subclass may."""
+    return (
+        not torch.compiler.is_compiling()
+        and _local_keys().raw_repr() in _UNOBSERVED
+        and forward_ad._current_level < 0
+        and not _profiled()
+    )
 
 
 def past_checks(launch: Callable[..., Any]) -> Callable[..., Any]:

@@ -140,11 +140,17 @@ class _AddNorm(torch.autograd.Function):
         ctx.mark_non_differentiable(moments)
         ctx.set_materialize_grads(False)
         ctx.outputs, ctx.options = (outer, keep_sum), (inner, rms, dropout_p)
-        # A sum that the caller has anyway is kept in place of what it was summed of.
+        ctx.mixed = x is not None and residual is not None and x.dtype != residual.dtype
+        # A sum that the caller has anyway is kept in place of what it was summed of, if anything reads it.
         needed = inner or not keep_sum
         summed = outer and not keep_sum
         ctx.save_for_backward(
-            x if needed else None, residual if summed else None, kept if keep_sum else None, moments, *parameters, seed
+            x if needed else None,
+            residual if summed else None,
+            kept if keep_sum and outer else None,
+            moments,
+            *parameters,
+            seed,
         )
 
     @staticmethod
@@ -154,8 +160,8 @@ class _AddNorm(torch.autograd.Function):
             return (None,) * 16
         *tensors, seed = ctx.saved_tensors
         inner, rms, dropout_p = ctx.options
-        # What is between x and the sum makes their gradients differ, and the residual has the sum's.
-        between = inner or seed is not None
+        # What is between x and the sum makes their gradients differ, and the residual has the sum's; or the dtypes do.
+        between = inner or seed is not None or ctx.mixed
         apart = ctx.needs_input_grad[1] and between and grad_out is not None
         # Where x is not at hand its gradient comes in the dtype of the sum, and autograd casts it.
         args = (grad_out, grad_sum, *tensors, inner, rms, apart, dropout_p, seed, ctx.backend)

@@ -49,7 +49,8 @@ def attention(draw: Callable[..., Any]) -> Inputs:
 @st.composite
 def laid_out(draw: Callable[..., Any], x: Tensor) -> Tensor:
     """[B, H, length, depth]: the same values, as projections, slices and expansions lay them out."""
-    layout = draw(st.sampled_from(["contiguous", "heads inside", "packed", "sliced", "depth outside", "expanded"]))
+    layouts = ["contiguous", "heads inside", "packed", "sliced", "depth outside", "expanded", "one row"]
+    layout = draw(st.sampled_from(layouts))
     if layout == "heads inside":
         return x.transpose(1, 2).contiguous().transpose(1, 2)
     if layout == "packed":  # one of the three that a projection makes
@@ -63,6 +64,8 @@ def laid_out(draw: Callable[..., Any], x: Tensor) -> Tensor:
         return x.transpose(2, 3).contiguous().transpose(2, 3)
     if layout == "expanded" and x.shape[0]:
         return x[:1].expand_as(x)
+    if layout == "one row" and x.shape[2]:
+        return x[:, :, :1].expand_as(x)
     return x
 
 
