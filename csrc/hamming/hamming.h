@@ -33,7 +33,7 @@ struct Neighbours {
 // All codes with distance <= radius. Query q's lie at [lims[q], lims[q + 1]) of `found`, ordered by (distance, index).
 std::vector<int64_t> range(Codes queries, Codes codes, int32_t radius, Neighbours& found, int threads);
 
-// flags [rows, bits], one byte each, 0 or 1  ->  out [rows, ceil(bits / 8)]
+// flags [rows, bits], one byte each, 0 for False  ->  out [rows, ceil(bits / 8)]
 void pack(const uint8_t* flags, int64_t rows, int64_t bits, uint8_t* out, int threads);
 
 }  // namespace xmkern::hamming

@@ -334,12 +334,23 @@ void pack(const uint8_t* flags, int64_t bits, uint8_t* out) {
     const uint64_t word = _mm512_test_epi8_mask(bytes, bytes);
     __builtin_memcpy(out + i / 8, &word, 8);
   }
+#elif defined(__SSE2__)
+  for (; i + 16 <= bits; i += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(flags + i));
+    const int zeros = _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_setzero_si128()));
+    const uint16_t word = static_cast<uint16_t>(~zeros);
+    __builtin_memcpy(out + i / 8, &word, 2);
+  }
 #endif
-  // Eight bytes of 0 or 1 meet in the top byte of the product, the first of them lowest.
-  for (; i + 8 <= bits; i += 8) out[i / 8] = static_cast<uint8_t>((word_at(flags + i) * 0x0102040810204080ull) >> 56);
+  // Any byte but 0 is True. Eight bytes of 0 or 1 meet in the top byte of the product, the first of them lowest.
+  constexpr uint64_t low_bits = 0x7f7f7f7f7f7f7f7full;
+  for (; i + 8 <= bits; i += 8) {
+    const uint64_t bytes = word_at(flags + i), tops = ((bytes & low_bits) + low_bits) | bytes;
+    out[i / 8] = static_cast<uint8_t>(((tops >> 7 & 0x0101010101010101ull) * 0x0102040810204080ull) >> 56);
+  }
   if (i < bits) {
     uint8_t last = 0;
-    for (int64_t b = 0; i + b < bits; ++b) last = static_cast<uint8_t>(last | (flags[i + b] << b));
+    for (int64_t b = 0; i + b < bits; ++b) last = static_cast<uint8_t>(last | ((flags[i + b] != 0) << b));
     out[i / 8] = last;
   }
 }

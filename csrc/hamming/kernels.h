@@ -61,7 +61,7 @@ struct Kernels {
 
   // out [rows.count]
   void (*distances)(Rows rows, const uint64_t* query, int32_t* out);
-  // flags [bits] of one byte each, 0 or 1 -> out [ceil(bits / 8)]
+  // flags [bits] of one byte each, 0 for False -> out [ceil(bits / 8)]
   void (*pack)(const uint8_t* flags, int64_t bits, uint8_t* out);
 };
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch.nn.functional import linear
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 import xmkern.functional as xf
 from tests.bi_attention import lu2016
@@ -111,6 +112,14 @@ def test_what_lies_in_the_padding_reaches_nothing(own, backend):
     for each in (shares, grad_x, grad_hidden):
         assert (each[~mask] == 0).all()
         assert (each[mask] != 0).any()
+
+
+def test_checkpointing_changes_nothing():
+    leaves = tensors((B, L, D), (B, S, D), (B, L, D), (B, S, D), (B, L, K), (B, S, K), (K,), (K,))
+    results = []
+    for out in (xf.parallel_co_attention(*leaves), checkpoint(xf.parallel_co_attention, *leaves, use_reentrant=False)):
+        results.append((*out, *torch.autograd.grad(sum(x.cos().sum() for x in out), leaves)))
+    assert all(torch.equal(got, expected) for got, expected in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4)])

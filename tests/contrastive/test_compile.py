@@ -1,8 +1,11 @@
-"""Contrastive losses under torch.compile, torch.export, torch.func, autocast and on meta tensors."""
+"""Contrastive losses under torch.compile, torch.export, torch.func, modes, checkpointing, autocast, on meta tensors."""
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import xmkern.functional as xf
 
@@ -23,6 +26,7 @@ CALLS = {
     "multi_positive": lambda x, y, scale: xf.multi_positive_info_nce(x, y, scale, x_ids=_ids(x)),
     "mil": lambda x, y, scale: xf.mil_nce(x, y, scale),
     "sigmoid": lambda x, y, scale: xf.sigmoid_contrastive(x, y, scale, -scale),
+    "unreduced": lambda x, y, scale: xf.sigmoid_contrastive(x, y, scale, reduction="none").square().sum(),
     "distillation": lambda x, y, scale: xf.distillation(x, y, scale, y, x, 2 * scale),
     "sum": lambda x, y, scale: xf.ranking_loss(x, y, margin=0.2, logit_scale=scale),
     "warp": lambda x, y, scale: xf.ranking_loss(x, y, margin=0.2, mode="warp", logit_scale=scale),
@@ -88,6 +92,38 @@ def test_the_function_of_vjp_outlives_the_transform(name):
         vjp(torch.tensor(1.0)), torch.func.grad(CALLS[name], argnums=(0, 1, 2))(x, y, scale), strict=True
     ):
         torch.testing.assert_close(got, want)
+
+
+@every
+def test_checkpointing_changes_nothing(name):
+    inputs = tensors((9, 8), (9, 8), (), grad=True)
+    results = []
+    for loss in (CALLS[name](*inputs), checkpoint(CALLS[name], *inputs, use_reentrant=False)):
+        results.append((loss, *torch.autograd.grad(loss, inputs, materialize_grads=True)))
+    assert all(torch.equal(got, expected) for got, expected in zip(*results, strict=True))
+
+
+@every
+def test_fake_tensors(name):
+    with FakeTensorMode():
+        inputs = tensors((9, 8), (9, 8), (), grad=True)
+        loss = CALLS[name](*inputs)
+        grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+    assert loss.shape == ()
+    assert [grad.shape for grad in grads] == [each.shape for each in inputs]
+
+
+@every
+def test_a_traced_step(name):
+    def step(*inputs):
+        leaves = [each.detach().requires_grad_() for each in inputs]
+        loss = CALLS[name](*leaves)
+        return loss, *torch.autograd.grad(loss, leaves, materialize_grads=True)
+
+    x, y, scale = tensors((9, 8), (9, 8), ())
+    traced = make_fx(step)(x, y, scale)
+    for got, expected in zip(traced(y, x, scale), step(y, x, scale), strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("name", ["info_nce", "sum", "distillation"])

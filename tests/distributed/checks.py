@@ -7,6 +7,7 @@ import json
 import traceback
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -277,6 +278,37 @@ def sharded_search_equals_one_index():
         assert "must be new to all shards" in raised(ValueError, lambda ids=[taken]: sharded.add(codes[world][:1], ids))
     sharded.add(codes[world][:1], [1000 + rank])
     assert {1000 + rank} <= set(sharded.shard.ids.tolist())
+
+
+@check
+def sharded_ids_may_be_large():
+    """Beyond what a float64 holds: of several types, from ranks that give none, and to the last that there is."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    codes, sharded = torch.zeros(2, 1, dtype=torch.uint8), ShardedBinaryIndex(4)
+    sharded.add(codes[: 2 * (rank == 0)], [2**60, 2**60 + 1] if rank == 0 else [])
+    sharded.add(codes[:1], np.array([2**60 + 2 + rank], np.uint64 if rank else np.int64))
+    sharded.add(codes[:0] if rank else codes[:1], [] if rank else [2**63 - 1 - 2 * world])
+    sharded.add(codes)
+    assert sharded.shard.ids[-2:].tolist() == [2**63 - 2 * (world - rank), 2**63 - 2 * (world - rank) + 1]
+    held = len(sharded.shard)
+    assert "ids must be given" in raised(ValueError, lambda: sharded.add(codes[: rank == 0]))
+    assert len(sharded.shard) == held
+
+
+@check
+def what_one_rank_gets_wrong_all_refuse():
+    rank, sharded = dist.get_rank(), ShardedBinaryIndex(4)
+    codes = torch.zeros(2, 1, dtype=torch.uint8)
+    sharded.add(codes)
+    for error, name, call in (
+        (ValueError, "codes", lambda: sharded.add(codes if rank else codes | 16)),
+        (TypeError, "codes", lambda: sharded.add(codes if rank else 3)),
+        (TypeError, "ids", lambda: sharded.add(codes, [10 + 2 * rank, 11 + 2 * rank] if rank else ["a", "b"])),
+        (ValueError, "queries", lambda: sharded.search(codes if rank else codes[0], 1)),
+    ):
+        said = raised(ValueError if rank else error, call)
+        assert said.startswith(f"of rank 0: {name} must" if rank else f"{name} must"), said
+    assert len(sharded.shard) == 2
 
 
 class Watch(TorchDispatchMode):

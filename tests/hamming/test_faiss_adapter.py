@@ -1,5 +1,6 @@
 """The FAISS-like indexes beside FAISS itself."""
 
+import copy
 import struct
 from itertools import pairwise
 
@@ -70,6 +71,23 @@ def test_flat(d, count):
         index.reset()
         index.add(random_codes(2, 3, d))
     assert_same_index(ours, theirs)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_has_codes_of_its_own(copied):
+    flat, mapped = IndexBinaryFlat(D), IndexBinaryIDMap(IndexBinaryFlat(D))
+    for count in (3, 1):  # the buffers have room for more then
+        flat.add(random_codes(0, count))
+        mapped.add_with_ids(random_codes(0, count), np.arange(count))
+    flats, maps = (flat, copied(flat)), (mapped, copied(mapped))
+    for seed in (0, 1):
+        flats[seed].add(random_codes(seed, 1))
+        maps[seed].add_with_ids(random_codes(seed, 1), [10 + seed])
+    for seed in (0, 1):
+        np.testing.assert_array_equal(flats[seed].reconstruct(4), random_codes(seed, 1)[0])
+        np.testing.assert_array_equal(maps[seed].reconstruct(10 + seed), random_codes(seed, 1)[0])
+        assert maps[seed].id_map.tolist() == [0, 1, 2, 0, 10 + seed]
+        assert flats[seed].ntotal == maps[seed].ntotal == 5
 
 
 def test_padding_where_codes_are_lacking():

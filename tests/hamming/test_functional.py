@@ -47,6 +47,18 @@ def test_signs_that_are_neither_above_nor_below_zero():
     assert xf.pack_bits(x).tolist() == [[0b01010011]]
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64])
+def test_numbers_without_a_sign_are_not_less_than_zero(dtype, backend):
+    assert xf.pack_bits(torch.tensor([[0, 1, 250]]).to(dtype), backend=backend).tolist() == [[0b111]]
+
+
+def test_any_byte_but_zero_is_true(capability):
+    flags = np.random.default_rng(0).integers(-3, 4, (3, 101), dtype=np.int8)
+    expected = np.packbits(flags != 0, axis=1, bitorder="little")
+    assert np.array_equal(xf.pack_bits(flags.view(bool), backend="cpu"), expected)
+
+
 def test_distances_are_numpys():
     a, b = random_codes(20, 13), random_codes(50, 13, seed=1)
     expected = np.unpackbits(a.numpy()[:, None] ^ b.numpy()[None], axis=2).sum(2)
@@ -103,6 +115,22 @@ def test_the_kind_that_comes_in_comes_out():
     frozen = tensor.numpy().copy()
     frozen.flags.writeable = False
     assert xf.hamming_topk(frozen, frozen, 1)[1].tolist() == [[0], [1], [2]]
+
+
+def test_arrays_that_torch_does_not_take():
+    x = np.random.default_rng(0).standard_normal((5, 20))
+    records = np.zeros((5, 20), [("flag", "i1"), ("x", "<f8")])
+    records["x"] = x
+    for strange in (x.astype(">f8"), records["x"], x[::-1, ::-1].copy()[::-1, ::-1]):
+        assert np.array_equal(xf.pack_bits(strange), xf.pack_bits(x))
+    codes = xf.pack_bits(x)
+    assert xf.hamming_topk(codes[::-2], codes[::-1], 1)[1].tolist() == [[0], [2], [4]]
+
+
+@pytest.mark.parametrize(("radius", "found"), [(-0.5, []), (0.5, [0]), (1.5, [0, 1]), (float("inf"), [0, 1, 2])])
+def test_a_radius_between_two_distances(radius, found):
+    codes = np.array([[0], [1], [3]], np.uint8)
+    assert xf.hamming_range(codes[:1], codes, radius)[2].tolist() == found
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """BinaryIndex against a plain list of (id, code)."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -186,6 +188,22 @@ def test_a_change_leaves_older_states_alone():
     np.testing.assert_array_equal(old.ids, ids)
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda built: pickle.loads(pickle.dumps(built))])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_copy_has_codes_of_its_own(method, copied):
+    built = BinaryIndex(32, method)
+    built.add(random_codes(0, 3))
+    built.add(random_codes(1, 1), [7])  # the buffers have room for more now
+    other = copied(built)
+    assert (other.bits, other.method, other.ids.tolist()) == (32, method, [0, 1, 2, 7])
+    for each, seed in ((built, 2), (other, 3)):
+        each.add(random_codes(seed, 1), [seed + 10])
+    built.remove([0])
+    for each, seed, ids in ((built, 2, [1, 2, 7, 12]), (other, 3, [0, 1, 2, 7, 13])):
+        assert each.ids.tolist() == ids
+        assert [part.tolist() for part in each.search(random_codes(seed, 1), 1)] == [[[0]], [[seed + 10]]]
+
+
 def test_concurrent_adds_lose_nothing():
     built = BinaryIndex(32)
     threads = [threading.Thread(target=lambda: [built.add(random_codes(0, 3)) for _ in range(50)]) for _ in range(4)]
@@ -238,3 +256,10 @@ def test_ids_run_out():
         built.add(np.zeros((1, 1), np.uint8))
     built.add(np.zeros((1, 1), np.uint8), [0])
     assert built.search(np.zeros((1, 1), np.uint8), 3)[1].tolist() == [[2**63 - 1, 0, -1]]
+
+
+def test_ids_continue_to_the_last():
+    built = BinaryIndex(8)
+    built.add(np.zeros((1, 1), np.uint8), [2**63 - 3])
+    built.add(np.zeros((2, 1), np.uint8))
+    assert built.ids.tolist() == [2**63 - 3, 2**63 - 2, 2**63 - 1]

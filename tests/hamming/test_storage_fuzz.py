@@ -52,6 +52,21 @@ def test_round_trip(tmp_path, count, bits, method, mmap):
     assert os.listdir(tmp_path) == ["index"]
 
 
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/index")
+    for count in (3, 5):  # to nothing yet, then to an older index
+        make_index(count).save(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert len(BinaryIndex.load(tmp_path / "folder" / "index")) == count
+    assert os.listdir(tmp_path / "folder") == ["index"]
+
+
+def test_paths_of_bytes(tmp_path):
+    make_index(3).save(os.fsencode(tmp_path / "index"))
+    assert len(BinaryIndex.load(os.fsencode(tmp_path / "index"))) == 3
+
+
 def test_a_loaded_index_changes_and_its_file_does_not(tmp_path):
     before = saved(tmp_path / "index")
     index = BinaryIndex.load(tmp_path / "index")

@@ -1,9 +1,10 @@
-"""Late interaction under torch.compile, torch.func, make_fx and autocast."""
+"""Late interaction under torch.compile, torch.func, make_fx, checkpointing and autocast."""
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import xmkern.functional as xf
 
@@ -89,6 +90,16 @@ def test_the_function_of_vjp_outlives_the_transform():
     for call in CALLS:
         _, vjp = torch.func.vjp(lambda x, call=call: call(x, y, None), x)
         torch.testing.assert_close(vjp(torch.tensor(2.0))[0], 2 * torch.func.grad(call)(x, y, None))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_checkpointing_changes_nothing(call):
+    x, y = tensors((3, 5, 8), (3, 6, 8), grad=True)
+    mask = torch.rand(3, 6) < 0.7
+    results = []
+    for out in (call(x, y, mask), checkpoint(call, x, y, mask, use_reentrant=False)):
+        results.append((out, *torch.autograd.grad(out, (x, y))))
+    assert all(torch.equal(got, expected) for got, expected in zip(*results, strict=True))
 
 
 def test_a_traced_graph_holds_one_operator():

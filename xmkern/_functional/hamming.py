@@ -1,5 +1,6 @@
 """The public calls of Hamming search."""
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,7 +78,7 @@ def hamming_range(queries: Array, codes: Array, radius: int, *, backend: str = "
         lims int64 [Q + 1], distances int32 [R], indices int64 [R]: query q's neighbours lie at lims[q] : lims[q + 1].
     """
     left, right = _code_pair("queries", queries, "codes", codes)
-    radius = max(-1, min(int(radius), 8 * left.shape[1]))
+    radius = math.floor(max(-1, min(radius, 8 * left.shape[1])))
     found = _hamming.hamming_range(left, right, radius, backend=backend)
     lims, distances, indices = (_like(queries, part) for part in found)
     return lims, distances, indices
@@ -85,7 +86,9 @@ def hamming_range(queries: Array, codes: Array, radius: int, *, backend: str = "
 
 def _matrix(name: str, x: Any) -> Tensor:
     if isinstance(x, np.ndarray):
-        x = torch.from_numpy(x) if x.flags.writeable else torch.from_numpy(x.copy())
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+        fits = x.flags.writeable and all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides)
+        x = torch.from_numpy(x if fits else x.copy())  # torch takes no other
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch tensor or a numpy array, not {type(x).__name__}")
     if x.ndim != 2:

@@ -1,5 +1,6 @@
 """Hamming search in codes that are spread over processes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from xmkern._functional.hamming import Array
 from xmkern.distributed import exchange
 from xmkern.hamming import BinaryIndex
+from xmkern.hamming.index import continued
 
 
 class ShardedBinaryIndex:
@@ -41,27 +43,30 @@ class ShardedBinaryIndex:
 
         Args:
             ids: int64 [N], new to all shards; given by all ranks or by none. By default they continue from the largest
-                so far, those of the first rank first.
+                in a shard, those of the first rank first: those of codes that were removed may be given again.
 
         Raises:
-            ValueError: on every rank, where an id comes twice or is there already, or only some ranks gave ids; on
-                this rank alone, as of BinaryIndex.
+            ValueError: an id comes twice or is there already, or only some ranks gave ids, or what a rank gave is
+                nothing for BinaryIndex (there, its own error). On every rank, and nothing is added.
         """
-        given = None if ids is None else np.asarray(ids)
         known = self.shard.ids
-        told = self._from_all((len(codes), given, int(known.max(initial=-1))))
-        if len({ids is None for _, ids, _ in told}) > 1:
+
+        def own() -> tuple[int, np.ndarray | None, int]:
+            rows, given = self.shard._checked(codes, ids)
+            return len(rows), given, int(known.max(initial=-1))
+
+        counts, given, largest = zip(*self._from_all(own), strict=True)
+        if len({each is None for each in given}) > 1:
             raise ValueError("ids must be given by all ranks or by none")
-        if given is None:
-            before = sum(count for count, _, _ in told[: dist.get_rank(self.group)])
-            first = max(largest for _, _, largest in told) + 1 + before
-            given = np.arange(first, first + len(codes))
+        rank = dist.get_rank(self.group)
+        if ids is None:
+            new = continued(max(largest), counts[rank], sum(counts[:rank]), sum(counts[rank + 1 :]))
         else:
-            new = np.concatenate([ids for _, ids, _ in told])
-            taken = sum(self._from_all(int(np.isin(new, known).sum())))
-            if taken or len(np.unique(new)) < len(new):
+            together, new = np.concatenate(given), given[rank]
+            taken = sum(self._from_all(lambda: int(np.isin(together, known).sum())))
+            if taken or len(np.unique(together)) < len(together):
                 raise ValueError(f"ids must be new to all shards and differ from each other, also between ranks: {ids}")
-        self.shard.add(codes, given)
+        self.shard.add(codes, new)
 
     def search(self, queries: Array, k: int) -> tuple[Array, Array]:
         """The k nearest codes in all shards of each of this rank's queries uint8 [Q, W], nearest first.
@@ -70,19 +75,32 @@ class ShardedBinaryIndex:
 
         Returns:
             distances int32 [Q, k] in bits and ids int64 [Q, k]; where there are fewer than k codes, -1 and -1.
+
+        Raises:
+            ValueError: a rank's queries are nothing for BinaryIndex (there, its own error). On every rank.
         """
+        sizes = self._from_all(lambda: len(self.shard._codes("queries", queries)))
         rows = torch.from_numpy(self.shard._codes("queries", queries))
-        sizes = self._from_all(len(rows))
         distances, ids = exchange.gather(
             (rows,), lambda all_rows: self.shard.search(all_rows, k), _nearer, sizes, self.group
         )
         return (distances, ids) if isinstance(queries, Tensor) else (distances.numpy(), ids.numpy())
 
-    def _from_all(self, own: Any) -> list[Any]:
-        """What each rank has, by rank."""
-        told = [None] * dist.get_world_size(self.group)
-        dist.all_gather_object(told, own, group=self.group)
-        return told
+    def _from_all(self, own: Callable[[], Any]) -> list[Any]:
+        """What each rank has, by rank. Where one raises, all do, that none waits for it."""
+        told: list[Any] = [None] * dist.get_world_size(self.group)
+        mine, error = None, None
+        try:
+            mine = own()
+        except Exception as raised:
+            error = raised
+        dist.all_gather_object(told, (mine, error and str(error)), group=self.group)
+        if error is not None:
+            raise error
+        for rank, (_, why) in enumerate(told):
+            if why is not None:
+                raise ValueError(f"of rank {rank}: {why}")
+        return [each for each, _ in told]
 
 
 def _nearer(some: tuple[Tensor, ...], more: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

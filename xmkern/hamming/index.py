@@ -1,7 +1,6 @@
 """The index: ids, locking, and the choice between scanning and hashing."""
 
 import operator
-import os
 import threading
 from typing import Any
 
@@ -78,26 +77,17 @@ class BinaryIndex:
         """Adds codes uint8 [N, W], all or none.
 
         Args:
-            ids: int64 [N], not negative, new to the index. By default they continue from the largest id so far.
+            ids: int64 [N], not negative, new to the index. By default they continue from the largest in it: those of
+                codes that were removed may be given again.
 
         Raises:
             ValueError: an id is there already or comes twice; codes have another width, or bits set past the last.
         """
-        rows = self._codes("codes", codes)
-        given = None if ids is None else _ids("ids", ids)
-        if given is not None:
-            if len(given) != len(rows):
-                raise ValueError(f"ids must be as many as codes ({len(rows)}), not {len(given)}")
-            if len(given) and given.min() < 0:
-                raise ValueError(f"ids must not be negative, as {given.min()} is")
-            if len(np.unique(given)) != len(given):
-                raise ValueError("ids must differ from each other")
+        rows, given = self._checked(codes, ids)
         with self._lock:
             now = self._snapshot
             if given is None:
-                if now.largest > _LARGEST_ID - len(rows):
-                    raise ValueError(f"ids must be given: they cannot continue from {now.largest}")
-                given = np.arange(now.largest + 1, now.largest + 1 + len(rows))
+                given = continued(now.largest, len(rows))
             elif len(given) and given.min() <= now.largest and len(known := now.positions(given)):
                 raise ValueError(f"ids must be new to the index, as {now.ids[known[0]]} is not")
             self._snapshot = now.grown(rows, given)
@@ -148,13 +138,14 @@ class BinaryIndex:
         lims, distances, ids = snapshot.range(rows, radius, places, hashed)
         return _like(queries, lims), _like(queries, distances), _like(queries, ids)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the index to a file, whole or not at all: an old file stays until the new one is complete."""
+    def save(self, path: storage.FilePath) -> None:
+        """Writes the index to a file, whole or not at all: an old file stays until the new one is complete. A symbolic
+        link is followed."""
         now = self._snapshot
         storage.save(path, self._bits, self._method, now.codes, now.ids)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], mmap: bool = True) -> "BinaryIndex":
+    def load(cls, path: storage.FilePath, mmap: bool = True) -> "BinaryIndex":
         """Reads what :meth:`save` wrote.
 
         Args:
@@ -164,10 +155,18 @@ class BinaryIndex:
         Raises:
             ValueError: the file is no index, or truncated, or altered.
         """
-        bits, method, codes, ids = storage.load(path, mmap)
+        return cls._of(*storage.load(path, mmap))
+
+    @classmethod
+    def _of(cls, bits: int, method: str, codes: np.ndarray, ids: np.ndarray) -> "BinaryIndex":
         index = cls(bits, method)
         index._snapshot = Snapshot.of(codes, ids)
         return index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy and pickle: with codes and ids of its own, for what grows in place cannot be shared."""
+        now = self._snapshot
+        return self._of, (self._bits, self._method, now.codes.copy(), now.ids.copy())
 
     def _range_hashes(self, queries: int, radius: int) -> bool:
         if self._method != "auto":
@@ -186,6 +185,20 @@ class BinaryIndex:
                 self._snapshot = self._snapshot.with_tables(self._bits)
             return self._snapshot
 
+    def _checked(self, codes: Any, ids: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """The arguments of :meth:`add`, which may still be at odds with what is in the index."""
+        rows = self._codes("codes", codes)
+        if ids is None:
+            return rows, None
+        given = _ids("ids", ids)
+        if len(given) != len(rows):
+            raise ValueError(f"ids must be as many as codes ({len(rows)}), not {len(given)}")
+        if len(given) and given.min() < 0:
+            raise ValueError(f"ids must not be negative, as {given.min()} is")
+        if len(np.unique(given)) != len(given):
+            raise ValueError("ids must differ from each other")
+        return rows, given
+
     def _codes(self, name: str, x: Any) -> np.ndarray:
         if isinstance(x, Tensor):
             if x.device.type != "cpu":
@@ -200,6 +213,13 @@ class BinaryIndex:
         if storage.has_padding(x, self._bits):
             raise ValueError(f"{name} must have zeros past the first {self._bits} bits of a row")
         return np.ascontiguousarray(x)
+
+
+def continued(largest: int, count: int, before: int = 0, behind: int = 0) -> np.ndarray:
+    """int64 [count], the ids that follow the largest so far; there must be room for others before and behind them."""
+    if largest > _LARGEST_ID - before - count - behind:
+        raise ValueError(f"ids must be given: they cannot continue from {largest}")
+    return largest + before + np.arange(1, count + 1)  # up to 2**63 itself, arange would be of floats
 
 
 def _ids(name: str, ids: Any) -> np.ndarray:

@@ -20,6 +20,7 @@ MAGIC = b"XMKERNBI"
 VERSION = 1
 METHODS = ("flat", "mih", "auto")
 MAX_BITS = 4096
+FilePath = str | bytes | os.PathLike[str]
 
 _HEADER = struct.Struct("<8sIIIIQQQ")
 _DIGEST_BYTES = 16
@@ -27,7 +28,7 @@ _START = _HEADER.size + _DIGEST_BYTES
 _CHUNK = 1 << 24
 
 
-def save(path: str | os.PathLike[str], bits: int, method: str, codes: np.ndarray, ids: np.ndarray) -> None:
+def save(path: FilePath, bits: int, method: str, codes: np.ndarray, ids: np.ndarray) -> None:
     """Writes the file whole or not at all. codes uint8 [N, W], ids int64 [N]."""
     codes = np.ascontiguousarray(codes)
     sections: list[bytes | memoryview] = [
@@ -46,7 +47,7 @@ def save(path: str | os.PathLike[str], bits: int, method: str, codes: np.ndarray
         len(sections[2]),
     )
     digest = _digest(header, *sections)
-    path = Path(path)
+    path = Path(os.path.realpath(os.fsdecode(path)))  # a link stays one: its target is replaced
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(draft, "xb") as file:
@@ -60,7 +61,7 @@ def save(path: str | os.PathLike[str], bits: int, method: str, codes: np.ndarray
     _sync_folder(path.parent)
 
 
-def load(path: str | os.PathLike[str], map_file: bool) -> tuple[int, str, np.ndarray, np.ndarray]:
+def load(path: FilePath, map_file: bool) -> tuple[int, str, np.ndarray, np.ndarray]:
     """-> bits, method, codes uint8 [N, W], ids int64 [N].
 
     Raises:
@@ -91,7 +92,7 @@ def has_padding(codes: np.ndarray, bits: int) -> bool:
     return bits % 8 != 0 and bool(np.any(codes[:, -1] >> (bits % 8)))
 
 
-def _check_header(header: bytes, size: int, path: str | os.PathLike[str]) -> tuple[int, int, int, int, int]:
+def _check_header(header: bytes, size: int, path: FilePath) -> tuple[int, int, int, int, int]:
     """-> bits, method, count, bytes a code, bytes of the codes' section; the lengths add up to the file's."""
     if len(header) < _START:
         raise _bad(path, f"it has {size} bytes, fewer than its header")
@@ -110,7 +111,7 @@ def _check_header(header: bytes, size: int, path: str | os.PathLike[str]) -> tup
     return bits, method, count, width, codes_bytes
 
 
-def _read(file: BufferedReader, size: int, path: str | os.PathLike[str]) -> bytearray:
+def _read(file: BufferedReader, size: int, path: FilePath) -> bytearray:
     data = bytearray(size)
     file.seek(0)
     if file.readinto(data) != size:
@@ -137,5 +138,5 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _bad(path: str | os.PathLike[str], why: str) -> ValueError:
+def _bad(path: FilePath, why: str) -> ValueError:
     return ValueError(f"path: {os.fspath(path)!r} is no readable BinaryIndex: {why}")

@@ -5,6 +5,7 @@ distances are ordered by position, and what ``range_search`` finds is ordered by
 ValueError or TypeError; what FAISS does not implement raises NotImplementedError, a RuntimeError as FAISS's own.
 """
 
+import copy
 import operator
 import os
 import struct
@@ -35,6 +36,9 @@ class IndexBinaryFlat:
         if self.d % 8 or not 8 <= self.d <= MAX_BITS:
             raise ValueError(f"d must be a multiple of 8 from 8 to {MAX_BITS}, not {d}")
         self._codes = np.empty((0, self.code_size), np.uint8)
+
+    def __copy__(self) -> "IndexBinaryFlat":
+        return copy.deepcopy(self)  # what grows in place cannot be shared
 
     @property
     def code_size(self) -> int:
@@ -114,6 +118,9 @@ class IndexBinaryIDMap:
             raise ValueError(f"index must be empty, not hold {index.ntotal} codes")
         self.index = index
         self._ids = np.empty(0, np.int64)
+
+    def __copy__(self) -> "IndexBinaryIDMap":
+        return copy.deepcopy(self)  # what grows in place cannot be shared
 
     @property
     def d(self) -> int:

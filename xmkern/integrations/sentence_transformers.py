@@ -65,7 +65,7 @@ def maxsim(a: Any, b: Any, a_mask: Any = None, b_mask: Any = None, length_normal
         length_normalize: whether to take the mean over a query's tokens instead of the sum.
 
     Returns:
-        float32 [B, N]. A document without any token scores 0 (in sentence-transformers, about -1e4 at once).
+        float32 [B, N]. A document without any token scores 0 (in sentence-transformers, about -1e9 at once).
     """
     x, x_mask = _padded(a, a_mask)
     y, y_mask = _padded(b, b_mask)

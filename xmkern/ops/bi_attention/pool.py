@@ -70,11 +70,12 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_pooled: Tensor, grad_shares: Tensor) -> tuple[Tensor | None, ...]:
-        args = (grad_pooled, grad_shares, *ctx.saved_tensors, ctx.backend)
+        saved = ctx.saved_tensors  # read once: checkpointing makes them anew, and for one reading
+        args = (grad_pooled, grad_shares, *saved, ctx.backend)
         grad_x, grad_hidden, grad_guide, grad_weight = run_backward(
             additive_pool_backward, *args, dispatched=ctx.dispatched, what="additive pooling"
         )
-        guide = ctx.saved_tensors[2]
+        guide = saved[2]
         if guide is None:
             grad_guide = None
         elif guide.shape[1] != 1:

@@ -93,6 +93,10 @@ _graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
 
 _apply = unbound(_Loss)
 
+# Modes under which tensors are fake or traced, so that no number can be had of the gradient; others only watch.
+_keys = torch._C._TorchDispatchModeKey
+_TRACERS = (_keys.FAKE, _keys.PROXY, _keys.FUNCTIONAL)
+
 
 def loss_of_similarities(
     x: Tensor,
@@ -109,13 +113,15 @@ def loss_of_similarities(
 ) -> Tensor | None:
     """``weight`` times the sum of the losses of rows, and columns, with gradients for x, y, the scales and bias.
 
-    None where another way is as good: a gradient isn't wanted, or a transform, a compiler or another backend has to see
-    the parts.
+    None where another way is as good: a gradient isn't wanted, or a transform, a compiler, a tracer or another
+    backend has to see the parts.
     """
     operands = (x, y, x_scale, y_scale, bias)
     if not torch.is_grad_enabled() or not any(operand.requires_grad for operand in operands):
         return None
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or backend not in ("auto", "cpu"):
+        return None
+    if torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, _TRACERS)):
         return None
     args = (*operands, *pairs[:5], kind, columns, weight)
     if cpu.refuses_loss(*args) is not None:

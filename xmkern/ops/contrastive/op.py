@@ -128,7 +128,8 @@ class _Reduce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        operands, results = ctx.saved_tensors[:12], ctx.saved_tensors[12:]
+        saved = ctx.saved_tensors  # read once: checkpointing makes them anew, and for one reading
+        operands, results = saved[:12], saved[12:]
         kind, columns, backend = ctx.options
         x_grad, y_grad = ctx.needs_input_grad[:2]
         if all(grad is None for grad in grads):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from xmkern import native
+from xmkern.ops.hamming.reference import signs
 
 
 def refuses(*args: object) -> str | None:
@@ -14,7 +15,7 @@ def refuses(*args: object) -> str | None:
 
 
 def pack_bits(x: Tensor) -> Tensor:
-    flags = (x if x.dtype == torch.bool else x >= 0).contiguous()
+    flags = signs(x).contiguous()
     rows, bits = flags.shape
     out = torch.empty(rows, (bits + 7) // 8, dtype=torch.uint8, device="cpu")
     native.module().hamming.pack(flags.data_ptr(), rows, bits, out.data_ptr(), torch.get_num_threads())

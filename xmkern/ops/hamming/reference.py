@@ -11,10 +11,17 @@ Found = tuple[Tensor, Tensor]
 
 def pack_bits(x: Tensor) -> Tensor:
     """x [N, K] -> uint8 [N, ceil(K / 8)]; a bit is set where x is True, or not less than zero."""
-    bits = x if x.dtype == torch.bool else x >= 0
-    bits = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8))
+    bits = torch.nn.functional.pad(signs(x), (0, -x.shape[1] % 8))
     weights = 2 ** torch.arange(8, device=x.device)
     return (bits.view(len(bits), bits.shape[1] // 8, 8) * weights).sum(-1).to(torch.uint8)
+
+
+def signs(x: Tensor) -> Tensor:
+    """bool, of the shape of x: True where x is True, or not less than zero."""
+    if x.dtype == torch.bool:
+        return x
+    # Without signs there is nothing to compare, and beyond uint8 torch cannot.
+    return x >= 0 if x.dtype.is_signed else torch.ones_like(x, dtype=torch.bool)
 
 
 def unpack_bits(codes: Tensor, bits: int) -> Tensor:

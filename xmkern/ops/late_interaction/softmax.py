@@ -203,7 +203,8 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        operands, lses = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        saved = ctx.saved_tensors  # read once: checkpointing makes them anew, and for one reading
+        operands, lses = saved[:7], saved[7:]
         x_grad, y_grad = ctx.needs_input_grad[:2]
         mean, both, backend = ctx.options
         args = (*grads, *lses, *operands, mean, both, x_grad, y_grad, backend)
