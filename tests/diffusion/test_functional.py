@@ -116,6 +116,17 @@ def test_without_guidance_there_is_nothing_to_rescale(capability):
             assert_close(a, b)
 
 
+def test_samples_may_have_no_axes_of_their_own(capability):
+    x, m = 3 * normal(3), normal(6, seed=1)
+    for more in {"clip": xf.DynamicThreshold(0.9, 2.0)}, {"guidance": 2.0, "guidance_rescale": 0.7}:
+        given_ = x, m if "guidance" in more else m[:3], STEP._replace(noise=0.0)
+        want = xf.diffusion_step(*(g[:, None] if isinstance(g, torch.Tensor) else g for g in given_), **more)
+        for backend in "cpu", "reference":
+            for a, b in zip(xf.diffusion_step(*given_, **more, backend=backend), want, strict=True):
+                assert_close(a, b[:, 0], equal_nan=True)  # of one number there is no deviation: NaN, as of torch
+    assert_close(xf.dynamic_threshold(x.double(), 0.9, 2.0).float(), xf.dynamic_threshold(x, 0.9, 2.0))
+
+
 def test_a_step_without_noise_ends_at_the_original(capability):
     x0, eps = normal(2, 3, 16, 16).clamp(-1, 1), normal(2, 3, 16, 16, seed=1)
     ideal = xf.StepCoefficients(alpha=0.6, sigma=0.8, original=1.0)

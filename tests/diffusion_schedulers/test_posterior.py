@@ -46,8 +46,14 @@ def test_noise_and_velocity_are_those_of_the_forward_process():
     alpha, sigma = (level.sqrt().view(-1, 1, 1) for level in (abar[t], 1 - abar[t]))
     torch.testing.assert_close(scheduler.add_noise(x0, z, t), alpha * x0 + sigma * z)
     torch.testing.assert_close(scheduler.get_velocity(x0, z, t), alpha * z - sigma * x0)
-    with pytest.raises(ValueError, match="t must be 0 to 199"):
-        scheduler.add_noise(x0.float(), z.float(), torch.tensor([0, 9, T, 50]))
+    wrong = torch.tensor([0, 9, T, 50])
+    for call in scheduler.add_noise, scheduler.get_velocity:
+        with pytest.raises(ValueError, match=r"^timesteps must be 0 to 199, not \[0, 9, 200, 50\]"):
+            call(x0.float(), z.float(), wrong)
+        with pytest.raises(ValueError, match=r"^timesteps must be of shape \[4\] or one for all, not \[2\]"):
+            call(x0, z, t[:2])
+        with pytest.raises(TypeError, match=r"^timesteps must be integers, not torch.float32"):
+            call(x0, z, t.float())
 
 
 def test_a_learned_range_lies_between_the_posterior_and_beta():

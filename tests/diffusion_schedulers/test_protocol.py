@@ -3,6 +3,7 @@
 import inspect
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +105,9 @@ def test_outputs_go_by_name_and_by_place():
     plain = scheduler.step(x, 250, x, return_dict=False)
     assert output.prev_sample is output[0]
     assert output.pred_original_sample is output[1]
+    assert output["prev_sample"] is output[0]
+    with pytest.raises(KeyError):
+        output["count"]
     assert torch.equal(output[0], plain[0])
     assert len(plain) == 2
     solver = DPMSolverMultistepScheduler()
@@ -170,6 +174,72 @@ def test_in_place_and_with_guidance():
             torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4, msg=kind.__name__)
 
 
+def test_numbers_of_numpy_are_numbers():
+    x = torch.randn(2, 3, 4)
+    for kind in ALL:
+        scheduler, same = kind(np.int64(500)), kind(500)
+        scheduler.set_timesteps(np.int64(10))
+        same.set_timesteps(10)
+        assert type(scheduler.num_inference_steps) is int
+        known = {"original_image": x, "mask": x > 0} if kind is RePaintScheduler else {}
+        options = {"seed": 1, "return_dict": False, **known}
+        t = same.timesteps[0].numpy()[()]
+        assert torch.equal(scheduler.step(x, t, x, **options)[0], same.step(x, t.item(), x, **options)[0]), kind
+
+
+def test_a_model_may_see_samples_at_a_count_of_times():
+    scheduler = ready(EulerDiscreteScheduler)
+    x = torch.randn(2, 3, 4)
+    for t in 999, torch.tensor(999):
+        assert torch.equal(scheduler.scale_model_input(x, t), ready(EulerDiscreteScheduler).scale_model_input(x, 999.0))
+        with pytest.raises(ValueError, match="not a count of steps"):
+            scheduler.step(x, t, x)
+
+
+@pytest.mark.parametrize("types", [(torch.float16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("name", ["DDIM", "DDPM", "DPMSolverMultistep", "EulerDiscrete", "PNDM", "UnCLIP"])
+def test_a_model_may_be_of_another_type(name, types):
+    diffusers = pytest.importorskip("diffusers")
+    kinds = [getattr(module, f"{name}Scheduler") for module in (diffusers, ours)]
+    sample, output = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(i)).to(types[i]) for i in range(2))
+    ways = []
+    for scheduler in (kind(**({"skip_prk_steps": True} if name == "PNDM" else {})) for kind in kinds):
+        scheduler.set_timesteps(10)
+        x = sample * scheduler.init_noise_sigma
+        options = {} if name == "PNDM" else {"generator": torch.Generator().manual_seed(3)}
+        for t in scheduler.timesteps[:4]:
+            x = scheduler.step(output, t, x, return_dict=False, **options)[0]
+        ways.append(x)
+    torch.testing.assert_close(ways[1], ways[0], rtol=1e-2, atol=1e-2 * ways[0].abs().max().item())
+    # in place it stays as it was
+    fused, x = ready(kinds[1]), sample.clone()
+    made = fused.step(output, fused.timesteps[0], x, seed=1, out=(x, None))[0]
+    expected = ready(kinds[1]).step(output.float(), fused.timesteps[0], sample.float(), seed=1)[0]
+    assert made is x
+    assert torch.equal(x, expected.to(types[0]))
+
+
+def test_noise_of_a_seed_goes_on_where_types_differ():
+    x = torch.randn(2, 3, 4)
+    mixed, plain = ready(DDPMScheduler), ready(DDPMScheduler)
+    for t in plain.timesteps[:2]:
+        y = mixed.step(x.bfloat16(), t, x, seed=4).prev_sample
+        assert torch.equal(y, plain.step(x.bfloat16().float(), t, x, seed=4).prev_sample)
+
+
+def test_all_noise_at_a_time_of_no_signal():
+    scheduler = ready(
+        DDIMScheduler, rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction"
+    )
+    x, z = torch.randn(2, 2, 3, 4)
+    for steps in range(1, 60):  # with some of which rounding leaves less than nothing
+        scheduler.set_timesteps(steps)
+        got = scheduler.step(torch.zeros_like(x), 999, x, eta=1.0, variance_noise=z).prev_sample
+        previous = 999 - 1000 // steps
+        before = scheduler.alphas_cumprod[previous].item() if previous >= 0 else 1.0
+        torch.testing.assert_close(got, (1 - before) ** 0.5 * z, msg=str(steps))
+
+
 def ready(kind, **knobs):
     scheduler = kind(**knobs)
     scheduler.set_timesteps(10)
@@ -192,6 +262,10 @@ def ready(kind, **knobs):
         ),
         (lambda x: DDPMScheduler().set_timesteps(timesteps=[1, 5]), ValueError, "timesteps must descend"),
         (lambda x: DDPMScheduler().set_timesteps(timesteps=[1000, 5]), ValueError, "at most 999"),
+        (lambda x: DDPMScheduler().set_timesteps(timesteps=[]), ValueError, "timesteps must descend"),
+        (lambda x: EulerDiscreteScheduler().set_timesteps(timesteps=[]), ValueError, "timesteps must be at least 1"),
+        (lambda x: EulerDiscreteScheduler().set_timesteps(sigmas=[1.0]), ValueError, "sigmas must be at least 2"),
+        (lambda x: DPMSolverMultistepScheduler().set_timesteps(timesteps=()), ValueError, "timesteps must be at least"),
         (lambda x: ready(DDPMScheduler).step(x, 901, x), ValueError, "timestep must be one of scheduler.timesteps"),
         (lambda x: ready(DDPMScheduler).step(x, 1000, x), ValueError, "timestep must be one of scheduler.timesteps"),
         (
@@ -209,7 +283,7 @@ def ready(kind, **knobs):
         (lambda x: ready(DDIMScheduler).step(x, 900, x, eta=float("nan")), ValueError, "eta must be 0 to 1"),
         (lambda x: DDIMScheduler().step(x, 900, x), ValueError, "num_inference_steps is not known"),
         (lambda x: ready(DDIMScheduler).step(x[:1], 900, x), ValueError, "model_output must be of shape"),
-        (lambda x: ready(DDIMScheduler).step(x.double(), 900, x), TypeError, "model_output must be torch.float32"),
+        (lambda x: ready(DDIMScheduler).step(x.tolist(), 900, x), TypeError, "model_output must be a tensor, not list"),
         (
             lambda x: ready(DDPMScheduler).step(x, 900, x, variance_noise=x[:1]),
             ValueError,
@@ -253,6 +327,9 @@ def ready(kind, **knobs):
         (lambda x: UnCLIPScheduler().set_timesteps(1), ValueError, "num_inference_steps must be at least 2"),
         (lambda x: PNDMScheduler().set_timesteps(3), ValueError, "num_inference_steps must be at least 4"),
         (lambda x: RePaintScheduler().set_timesteps(10, jump_length=0), ValueError, "jump_length and jump_n_sample"),
+        (lambda x: RePaintScheduler().set_timesteps(0), ValueError, "num_inference_steps must be an integer from 1"),
+        (lambda x: RePaintScheduler().set_timesteps(10.0), ValueError, "num_inference_steps must be an integer from 1"),
+        (lambda x: UnCLIPScheduler(variance_type=None), ValueError, "variance_type must be one of"),
         (lambda x: DDIMScheduler.from_config("path"), TypeError, "config must be a dictionary"),
     ],
 )

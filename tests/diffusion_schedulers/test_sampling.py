@@ -87,6 +87,54 @@ def test_what_is_known_is_kept():
         assert got[..., 2:].abs().max() < 5
 
 
+@pytest.mark.parametrize("name", ["DDPM", "EulerDiscrete", "EulerAncestralDiscrete", "PNDM", "DPMSolverMultistep"])
+def test_a_way_is_gone_again(name):
+    scheduler = getattr(ours, f"{name}Scheduler")()
+    scheduler.set_timesteps(6)
+    first, second = (sample(model, scheduler, SHAPE, steps=None, seed=1) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(first, sample(model, scheduler, SHAPE, steps=6, seed=1))
+
+
+def test_a_way_from_the_middle_is_gone_again():
+    scheduler = EulerDiscreteScheduler()
+    scheduler.set_timesteps(6)
+    scheduler.timesteps = scheduler.timesteps[2:]
+    scheduler.set_begin_index(2)
+    first, second = (sample(model, scheduler, SHAPE, steps=None, seed=1) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["DDPM", "EulerDiscrete", "PNDM", "DPMSolverMultistep"])
+@pytest.mark.parametrize("knobs", [{}, {"skip_prk_steps": True}], ids=str)
+def test_models_may_return_what_they_saw_or_keep_what_they_return(name, knobs):
+    if knobs and name != "PNDM":
+        return
+    scheduler, memory = getattr(ours, f"{name}Scheduler")(**knobs), torch.empty(SHAPE)
+    options = {"steps": 10, "seed": 1}
+    expected = sample(lambda x, t: x.clone(), scheduler, SHAPE, **options)
+    assert torch.equal(sample(lambda x, t: x, scheduler, SHAPE, **options), expected)
+    assert torch.equal(sample(lambda x, t: memory.copy_(x), scheduler, SHAPE, **options), expected)
+
+
+def test_the_first_noise_too_is_of_the_schedulers_seed():
+    scheduler = DDPMScheduler()
+    expected = sample(model, scheduler, SHAPE, steps=4, seed=3)
+    scheduler.seed = 3
+    assert torch.equal(sample(model, scheduler, SHAPE, steps=4), expected)
+
+
+@pytest.mark.parametrize("name", ["DDPM", "EulerDiscrete", "PNDM", "DPMSolverMultistep"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_models_may_be_of_another_type(name, dtype):
+    scheduler = getattr(ours, f"{name}Scheduler")()
+    other = torch.bfloat16 if dtype == torch.float32 else torch.float32
+    options = {"steps": 12, "seed": 1}
+    got = sample(lambda x, t: model(x, t).to(other), scheduler, SHAPE, dtype=dtype, **options)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), sample(model, scheduler, SHAPE, **options), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -94,6 +142,8 @@ def test_what_is_known_is_kept():
         ({"guidance_scale": 2.0}, TypeError, "condition must be a tensor"),
         ({"guidance_scale": 2.0, "condition": torch.zeros(3, 3)}, ValueError, "condition must be of 2 samples"),
         ({"nonsense": 2.0}, TypeError, "nonsense"),
+        ({"latents": torch.zeros(1, 3, 4, 4)}, ValueError, r"latents must be of shape \[2, 3, 4, 4\], not"),
+        ({"out": torch.zeros(3, 3, 4, 4)}, ValueError, r"out must be of shape \[2, 3, 4, 4\], not"),
     ],
 )
 def test_bad_input_is_refused_by_name(options, error, message):

@@ -1,12 +1,15 @@
 """What all schedulers share: tables, times, noise, and the one call that makes a step."""
 
+import functools
 import math
+from operator import attrgetter
 from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from xmkern.diffusion.config import Configured, chosen
+from xmkern.diffusion.config import Config, Configured, chosen
 from xmkern.diffusion.schedules import betas, zero_terminal_snr
 from xmkern.functional import DynamicThreshold, StepCoefficients, diffusion_step, q_sample
 
@@ -15,6 +18,17 @@ Clip = float | DynamicThreshold | None
 
 PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v", "flow_prediction": "flow"}
 LEARNED = ("learned", "learned_range")
+# Knobs of the tables, which are made once.
+TABLES = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "set_alpha_to_one",
+)
+INTEGERS = (int, np.integer)
 
 
 class SchedulerOutput(NamedTuple):
@@ -22,6 +36,9 @@ class SchedulerOutput(NamedTuple):
 
     prev_sample: Tensor
     pred_original_sample: Tensor | None = None
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._asdict()[key] if isinstance(key, str) else tuple.__getitem__(self, key)
 
 
 class Fused(TypedDict, total=False):
@@ -53,6 +70,20 @@ class Plan(NamedTuple):
     draws: bool = False  # as diffusers draws noise, so that a generator stands where it would stand there
 
 
+def planned(kept: str, numbers: str) -> Any:
+    """An attribute that steps are planned by, kept under a name of its own: what was planned falls where another value
+    is assigned. The numbers of a tensor are kept too, for the host."""
+
+    def assign(made: Any, value: Any) -> None:
+        of_host = value.tolist() if isinstance(value, Tensor) else value
+        if of_host != getattr(made, numbers, None):
+            made._plans = {}
+        setattr(made, kept, value)
+        setattr(made, numbers, of_host)
+
+    return property(attrgetter(kept), assign)  # which Python reads no slower than other attributes
+
+
 class Scheduler(Configured):
     """The base of all schedulers.
 
@@ -66,11 +97,30 @@ class Scheduler(Configured):
 
     order = 1
     init_noise_sigma = 1.0
+    betas: Tensor
+    timesteps: Tensor = planned("_timesteps", "_times")
+    num_inference_steps: int | None = planned("_num_inference_steps", "_steps")
+    alphas_cumprod: Tensor = planned("_alphas_cumprod", "_kept")
+    _times: list[Any]
+    _kept: list[float]
+    _predictions: tuple[str, ...] = ("epsilon", "sample", "v_prediction")
+    # Whether a sample becomes of the model's type, where that is another.
+    _as_output = False
 
-    def _begin(self, predictions: tuple[str, ...] = ("epsilon", "sample", "v_prediction")) -> None:
+    def _configure(self, own: Config) -> None:
+        for name in TABLES if self._own else ():
+            if name in own and not np.array_equal(own[name], self._own[name]):
+                raise ValueError(
+                    f"{name} must not be replaced, for the tables were made with it: make a scheduler with "
+                    f"from_config(config, {name}=...)"
+                )
+        prediction = chosen("prediction_type", own.get("prediction_type", "epsilon"), *self._predictions)
+        self._prediction = PREDICTIONS[prediction]
+        self._plans: dict[Any, Plan] = {}
+
+    def _begin(self) -> None:
         """Makes the tables; the first thing that a constructor does."""
-        c = self.config
-        chosen("prediction_type", c.get("prediction_type", "epsilon"), *predictions)
+        c = self._own
         self.betas = betas(
             c.beta_schedule,
             c.num_train_timesteps,
@@ -82,54 +132,38 @@ class Scheduler(Configured):
             self.betas = zero_terminal_snr(self.betas)
         self.alphas = 1 - self.betas
         self.alphas_cumprod = self.alphas.cumprod(0)
-        self._kept: list[float] = self.alphas_cumprod.tolist()
-        self._prediction = PREDICTIONS[c.get("prediction_type", "epsilon")]
         self.seed: int | None = None
-        self.num_inference_steps: int | None = None
-        self._plans: dict[Any, Plan] = {}
-        self._planned: tuple[Any, ...] = ()
-        self._restart(torch.arange(len(self.betas) - 1, -1, -1))
+        self.num_inference_steps = None
+        self._set_out(torch.arange(len(self.betas) - 1, -1, -1))
 
-    def _restart(self, timesteps: Tensor) -> None:
-        """Begins a new picture; what was planned for the last one holds if it goes the same way."""
+    def _set_out(self, timesteps: Tensor) -> None:
+        """Begins the first picture of a way."""
         self.timesteps = timesteps
-        self._drawn = 0
-        planned = self.config, self.num_inference_steps, self._way()
-        if planned != self._planned:
-            self._plans, self._planned = {}, planned
+        self.restart()
 
-    def _way(self) -> list[Any]:
-        """What steps are planned by, besides the configuration."""
-        return self._times
+    def restart(self) -> None:
+        """Begins another picture on the way of the last ``set_timesteps``: forgets what was seen and drawn of the last
+        one."""
+        self._drawn = 0
 
     def __len__(self) -> int:
-        return self.config.num_train_timesteps
-
-    @property
-    def timesteps(self) -> Tensor:
-        return self._timesteps
-
-    @timesteps.setter
-    def timesteps(self, timesteps: Tensor) -> None:
-        self._timesteps = timesteps
-        self._times: list[Any] = timesteps.tolist()
-        self._places = {t: i for i, t in reversed(list(enumerate(self._times)))}
+        return self._own.num_train_timesteps
 
     def _checked_steps(self, num_inference_steps: Any) -> int:
-        most = self.config.num_train_timesteps
-        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= most:
+        most = self._own.num_train_timesteps
+        if not isinstance(num_inference_steps, INTEGERS) or not 1 <= num_inference_steps <= most:
             raise ValueError(
                 f"num_inference_steps must be an integer from 1 to {most}, the times of training, "
                 f"not {num_inference_steps!r}"
             )
-        return num_inference_steps
+        return int(num_inference_steps)
 
     @property
     def _stride(self) -> int:
         """How many times of training a step is."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps is not known: call set_timesteps first")
-        return self.config.num_train_timesteps // self.num_inference_steps
+        return self._own.num_train_timesteps // self.num_inference_steps
 
     def _time(self, timestep: Any) -> Any:
         """A time as a number of the host, without waiting for the device if it is one of ``self.timesteps``."""
@@ -138,30 +172,30 @@ class Scheduler(Configured):
         if timestep.numel() != 1:
             raise ValueError(f"timestep must be one number, not of shape {list(timestep.shape)}")
         if not timestep.is_cpu:
-            place = timestep.data_ptr() - self._timesteps.data_ptr()
-            if 0 <= place < self._timesteps.nbytes and timestep.untyped_storage().data_ptr() == (
-                self._timesteps.untyped_storage().data_ptr()
+            times = self.timesteps
+            place = timestep.data_ptr() - times.data_ptr()
+            if 0 <= place < times.nbytes and timestep.untyped_storage().data_ptr() == (
+                times.untyped_storage().data_ptr()
             ):
-                return self._times[place // self._timesteps.itemsize]
+                return self._times[place // times.itemsize]
         return timestep.item()
 
     def _place(self, t: Any) -> int:
         """The first place of a time in ``self.timesteps``."""
-        place = self._places.get(t)
-        if place is None:
+        if t not in self._times:
             times = ", ".join(
                 map(str, self._times if len(self._times) < 8 else [*self._times[:2], "...", self._times[-1]])
             )
             raise ValueError(f"timestep must be one of scheduler.timesteps, [{times}], not {t!r}")
-        return place
+        return self._times.index(t)
 
     def _checked_time(self, t: Any) -> int:
-        if not isinstance(t, int) or not 0 <= t < len(self._kept):
+        if not isinstance(t, INTEGERS) or not 0 <= t < len(self._kept):
             raise ValueError(f"timestep must be an integer from 0 to {len(self._kept) - 1}, not {t!r}")
-        return t
+        return int(t)
 
     def _clip(self) -> Clip:
-        c = self.config
+        c = self._own
         if c.get("thresholding", False):
             return DynamicThreshold(c.dynamic_thresholding_ratio, c.sample_max_value)
         return c.get("clip_sample_range", 1.0) if c.get("clip_sample", False) else None
@@ -217,24 +251,46 @@ class Scheduler(Configured):
             else:
                 offset = self._drawn
                 self._drawn += sample.numel()
-        return diffusion_step(
-            sample,
-            model_output,
-            plan.coefficients,
-            history=history,
-            noise=noise,
-            seed=seed,
-            offset=offset,
-            prediction=plan.prediction,  # type: ignore[arg-type]
-            variance=plan.variance,  # type: ignore[arg-type]
-            clip=plan.clip,
-            guidance=guidance_scale,
-            guidance_rescale=guidance_rescale,
-            known=known,
-            mask=mask,
-            return_original=keep,
-            out=out,
-        )
+        try:
+            return diffusion_step(
+                sample,
+                model_output,
+                plan.coefficients,
+                history=history,
+                noise=noise,
+                seed=seed,
+                offset=offset,
+                prediction=plan.prediction,  # type: ignore[arg-type]
+                variance=plan.variance,  # type: ignore[arg-type]
+                clip=plan.clip,
+                guidance=guidance_scale,
+                guidance_rescale=guidance_rescale,
+                known=known,
+                mask=mask,
+                return_original=keep,
+                out=out,
+            )
+        except TypeError:
+            # Of two types, as where the model is autocast? To ask before would take time of every step.
+            given = [x.dtype for x in (sample, model_output, *history) if isinstance(x, Tensor)]
+            if len(set(given)) < 2:
+                raise
+        wide = functools.reduce(torch.promote_types, given)
+        if seed is not None:
+            self._drawn = offset
+        made = self._step(
+            plan, model_output.to(wide), sample.to(wide), noise=_to(wide, noise),
+            history=tuple(h.to(wide) for h in history),
+            known=_to(wide, known), mask=mask if mask is None or mask.dtype == torch.bool else mask.to(wide),
+            keep=keep, seed=seed, guidance_scale=guidance_scale, guidance_rescale=guidance_rescale,
+            out=None if out is None else (out[0].to(wide), _to(wide, out[1])),
+        )  # fmt: skip
+        if out is None:
+            return made[0].to(model_output.dtype) if self._as_output else made[0], made[1]
+        for to, x in zip(out, made, strict=True):
+            if to is not None and x is not None and to is not x:
+                to.copy_(x)
+        return out
 
     def skip_noise(self, numbers: int) -> None:
         """Says that so many of the first numbers of a seed were used elsewhere since ``set_timesteps``."""
@@ -244,10 +300,21 @@ class Scheduler(Configured):
         """What the model should see of a sample."""
         return sample
 
-    def _table_for(self, x: Tensor, timesteps: Any) -> Tensor:
-        """-> timesteps [B] on the device of x, where alphas_cumprod is then too."""
-        self.alphas_cumprod = self.alphas_cumprod.to(x.device)
-        return torch.as_tensor(timesteps, device=x.device).flatten().expand(len(x))
+    def _noised(self, x: Tensor, noise: Tensor, timesteps: Any, target: Any) -> tuple[Tensor, Tensor | None]:
+        table = self.alphas_cumprod
+        if table.device != x.device:
+            table = self.alphas_cumprod = table.to(x.device)
+        times = torch.as_tensor(timesteps, device=x.device).flatten()
+        if len(times) not in (1, len(x)):
+            raise ValueError(f"timesteps must be of shape [{len(x)}] or one for all, not {list(times.shape)}")
+        try:
+            return q_sample(x, times.expand(len(x)), table, noise, target=target)
+        except (ValueError, TypeError):  # which has other names for the arguments
+            if times.is_floating_point():
+                raise TypeError(f"timesteps must be integers, not {times.dtype}") from None
+            if times.is_cpu and not ((times >= 0) & (times < len(table))).all():
+                raise ValueError(f"timesteps must be 0 to {len(table) - 1}, not {times.tolist()}") from None
+            raise
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Samples at given times: sqrt(abar) x0 + sqrt(1 - abar) noise.
@@ -257,15 +324,17 @@ class Scheduler(Configured):
             noise: as original_samples.
             timesteps: [B] or one for all, int64.
         """
-        times = self._table_for(original_samples, timesteps)
-        return q_sample(original_samples, times, self.alphas_cumprod, noise, target=None)[0]
+        return self._noised(original_samples, noise, timesteps, None)[0]
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What a model of "v_prediction" is trained for: sqrt(abar) noise - sqrt(1 - abar) x0; see ``add_noise``."""
-        times = self._table_for(sample, timesteps)
-        velocity = q_sample(sample, times, self.alphas_cumprod, noise, target="v")[1]
+        velocity = self._noised(sample, noise, timesteps, "v")[1]
         assert velocity is not None
         return velocity
+
+
+def _to(dtype: torch.dtype, x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.to(dtype)
 
 
 def draw(shape: torch.Size, generator: Generator | None, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ class Config(dict[str, Any]):
     __setattr__ = __setitem__ = __delitem__ = __delattr__ = _frozen
     pop = popitem = update = setdefault = clear = __ior__ = _frozen
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy is not filled item by item
+        return type(self), (dict(self),)
+
 
 def configured(init: _Init) -> _Init:
     """Keeps the arguments of a constructor in ``self.config``."""
@@ -42,6 +45,7 @@ def configured(init: _Init) -> _Init:
         given = set(bound.arguments)
         bound.apply_defaults()
         knobs = dict(list(bound.arguments.items())[1:])
+        self._known = tuple(knobs)
         self._internal_dict = Config({**knobs, _UNGIVEN: [name for name in knobs if name not in given]})
         init(self, **knobs)
 
@@ -58,16 +62,37 @@ class Configured:
     """A thing with a ``config``, its constructor being :func:`configured`."""
 
     config_name = "scheduler_config.json"
-    # What pipelines of diffusers replace, and read as ``config``.
-    _internal_dict: Config
+    # What other kinds call a value of a knob.
+    _synonyms: ClassVar[dict[str, dict[Any, Any]]] = {}
+    _known: tuple[str, ...]
+    # The knobs that the constructor has. Only by these anything goes: ``config`` may have others, of other kinds.
+    _own = Config()
 
     @property
     def config(self) -> Any:
-        return self._internal_dict
+        return self._config
+
+    @property
+    def _internal_dict(self) -> Config:
+        """What pipelines of diffusers replace, and read as ``config``."""
+        return self._config
+
+    @_internal_dict.setter
+    def _internal_dict(self, config: dict[str, Any]) -> None:
+        config = dict(config)
+        for name, meant in self._synonyms.items():
+            config[name] = meant.get(config[name], config[name])
+        own = Config({name: config[name] for name in self._known})
+        self._configure(own)
+        self._config, self._own = Config(config), own
+
+    def _configure(self, own: Config) -> None:
+        """Checks its own knobs, the first or those that replace ``self._own``, and takes from them what it goes by."""
 
     def register_to_config(self, **knobs: Any) -> None:
-        """Replaces some of the configuration."""
-        self._internal_dict = Config({**self._internal_dict, **knobs})
+        """Replaces some of the configuration: for the next step, or where times and sigmas go by it, from the next
+        ``set_timesteps`` on. What tables were made with cannot be replaced."""
+        self._internal_dict = {**self._config, **knobs}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], **knobs: Any) -> Self:
@@ -87,7 +112,7 @@ class Configured:
         ungiven = config.get(_UNGIVEN, ())
         given = {name: value for name, value in config.items() if name not in ungiven and name != _UNGIVEN}
         made = cls(**{**{name: value for name, value in given.items() if name in known}, **knobs})
-        made._internal_dict = Config({**given, **made.config})
+        made._internal_dict = {**given, **made.config}
         return made
 
     @classmethod

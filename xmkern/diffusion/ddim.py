@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmkern.diffusion.base import Fused, Generator, Plan, Scheduler, SchedulerOutput
+from xmkern.diffusion.base import Fused, Generator, Plan, Scheduler, SchedulerOutput, planned
 from xmkern.diffusion.config import configured
 from xmkern.diffusion.schedules import spaced_times
 from xmkern.functional import StepCoefficients
@@ -23,6 +23,9 @@ class DDIMScheduler(Scheduler):
             rescale_betas_zero_snr: see :class:`DDPMScheduler`.
         set_alpha_to_one: whether the last step ends at the original, or where the first time of training is.
     """
+
+    final_alpha_cumprod: Tensor = planned("_final_alpha_cumprod", "_final")
+    _final: float
 
     @configured
     def __init__(
@@ -45,14 +48,13 @@ class DDIMScheduler(Scheduler):
     ) -> None:
         self._begin()
         self.final_alpha_cumprod = torch.ones(()) if set_alpha_to_one else self.alphas_cumprod[0]
-        self._final = self.final_alpha_cumprod.item()
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
         """Says how many steps will be made."""
-        c = self.config
-        self.num_inference_steps = self._checked_steps(num_inference_steps)
-        times = spaced_times(c.timestep_spacing, num_inference_steps, c.num_train_timesteps, c.steps_offset).round()
-        self._restart(torch.from_numpy(times.astype(np.int64)).to(device))
+        c = self._own
+        steps = self.num_inference_steps = self._checked_steps(num_inference_steps)
+        times = spaced_times(c.timestep_spacing, steps, c.num_train_timesteps, c.steps_offset).round()
+        self._set_out(torch.from_numpy(times.astype(np.int64)).to(device))
 
     def _neighbours(self, t: Any) -> tuple[float, float]:
         """What is kept of the original's variance at a time, and after a step from there."""
@@ -61,11 +63,13 @@ class DDIMScheduler(Scheduler):
 
     def _plan(self, t: int, eta: float, clipped: bool) -> Plan:
         kept, before = self._neighbours(t)
-        deviation = eta * math.sqrt((1 - before) / (1 - kept) * (1 - kept / before))
-        if not (eta >= 0 and deviation**2 <= 1 - before):
+        variance = eta**2 * (1 - before) / (1 - kept) * (1 - kept / before)
+        left = 1 - before - variance
+        if not (eta >= 0 and left > -1e-15):  # by rounding it may be less than 0
             raise ValueError(f"eta must be 0 to 1, with noise of no more than is in the sample after, not {eta}")
         alpha, sigma = self._levels(t)
-        x0, eps = math.sqrt(before), math.sqrt(1 - before - deviation**2)
+        deviation = math.sqrt(variance)
+        x0, eps = math.sqrt(before), math.sqrt(max(left, 0))
         if clipped:  # eps = (x - alpha x0) / sigma of the clipped x0
             coefficients = StepCoefficients(
                 alpha, sigma, sample=eps / sigma, original=x0 - eps * alpha / sigma, noise=deviation

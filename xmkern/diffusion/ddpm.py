@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xmkern.diffusion.base import LEARNED, Fused, Generator, Plan, Scheduler, SchedulerOutput
-from xmkern.diffusion.config import chosen, configured
+from xmkern.diffusion.config import Config, chosen, configured
 from xmkern.diffusion.schedules import spaced_times
 from xmkern.functional import StepCoefficients
 
@@ -32,6 +32,10 @@ class DDPMScheduler(Scheduler):
         rescale_betas_zero_snr: whether the last time keeps nothing of the original.
     """
 
+    # Of solvers that have no variance.
+    _synonyms: ClassVar[dict[str, dict[Any, Any]]] = {"variance_type": {None: "fixed_small"}}
+    _variances: tuple[str, ...] = (*FIXED, *LEARNED)
+
     @configured
     def __init__(
         self,
@@ -51,10 +55,13 @@ class DDPMScheduler(Scheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        chosen("variance_type", variance_type, *FIXED, *LEARNED)
-        self.variance_type = variance_type
         self.custom_timesteps = False
         self._begin()
+
+    def _configure(self, own: Config) -> None:
+        variance = chosen("variance_type", own.variance_type, *self._variances)
+        super()._configure(own)
+        self.variance_type = variance
 
     def set_timesteps(
         self,
@@ -68,15 +75,15 @@ class DDPMScheduler(Scheduler):
         self.custom_timesteps = timesteps is not None
         if timesteps is not None:
             times = np.asarray(timesteps)
-            if (np.diff(times) >= 0).any() or times.max() >= len(self._kept) or times.min() < 0:
+            if not len(times) or (np.diff(times) >= 0).any() or times[0] >= len(self._kept) or times[-1] < 0:
                 raise ValueError(f"timesteps must descend from at most {len(self._kept) - 1}, not be {list(timesteps)}")
         else:
-            c = self.config
+            c = self._own
             self.num_inference_steps = self._checked_steps(num_inference_steps)
             times = spaced_times(
                 c.timestep_spacing, self.num_inference_steps, c.num_train_timesteps, c.steps_offset
             ).round()
-        self._restart(torch.from_numpy(times.astype(np.int64)).to(device))
+        self._set_out(torch.from_numpy(times.astype(np.int64)).to(device))
 
     def previous_timestep(self, timestep: int | Tensor) -> int:
         """The time after ``timestep``; -1 after the last one."""
@@ -93,7 +100,7 @@ class DDPMScheduler(Scheduler):
         """The step to where ``before`` is kept of the original's variance, ``beta`` being what is added from there."""
         kept = self._kept[t]
         variance = max((1 - before) / (1 - kept) * beta, 1e-20)
-        kind = self.config.variance_type
+        kind = self.variance_type
         learned = kind in LEARNED
         noise = 1.0 if learned else math.sqrt(beta if "large" in kind else variance)
         alpha, sigma = self._levels(t)

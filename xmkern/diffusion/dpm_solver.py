@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xmkern.diffusion.base import LEARNED, Fused, Generator, Plan, SchedulerOutput
-from xmkern.diffusion.config import chosen, configured
+from xmkern.diffusion.config import Config, chosen, configured
 from xmkern.diffusion.dpm_integrals import integrals_of_eps, integrals_of_x0, weights_of_predictions
 from xmkern.diffusion.schedules import Floats, spaced_times
 from xmkern.diffusion.sigmas import SigmaScheduler
@@ -39,6 +39,12 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         variance_type: "learned" or "learned_range" where the model's output has a variance too; it is not used.
         use_dynamic_shifting, time_shift_type: whether ``set_timesteps`` takes ``mu``, the logarithm of flow_shift.
     """
+
+    # Theirs too reads "deis", and the others, so.
+    _synonyms: ClassVar[dict[str, dict[Any, Any]]] = {
+        "algorithm_type": {"deis": "dpmsolver++"},
+        "solver_type": dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint"),
+    }
 
     @configured
     def __init__(
@@ -72,27 +78,27 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ) -> None:
-        # What other solvers of diffusers call theirs; theirs too reads "deis" and these so.
-        algorithm_type = "dpmsolver++" if algorithm_type == "deis" else algorithm_type
-        solver_type = "midpoint" if solver_type in ("logrho", "bh1", "bh2") else solver_type
-        self.register_to_config(algorithm_type=algorithm_type, solver_type=solver_type)
-        chosen("algorithm_type", algorithm_type, *ALGORITHMS)
-        chosen("solver_type", solver_type, "midpoint", "heun")
-        chosen("solver_order", solver_order, *((1, 2) if algorithm_type == "sde-dpmsolver" else (1, 2, 3)))
-        chosen("time_shift_type", time_shift_type, "exponential")
-        self._of_noise = algorithm_type in OF_NOISE
-        if self._of_noise and final_sigmas_type == "zero":
-            raise ValueError(f"final_sigmas_type must be 'sigma_min' for {algorithm_type}, which ends with some noise")
-        self._begin(("epsilon", "sample", "v_prediction", *(("flow_prediction",) if use_flow_sigmas else ())))
-        self._begin_sigmas()
-        self._flow_shift = flow_shift
-        self._most = solver_order
-        self._cut = variance_type in LEARNED
-        self._twice = self._of_noise and thresholding
-        self._restart(torch.arange(num_train_timesteps - 1.0, -1, -1))
-        self._forget()
+        self._begin()
+        self._set_out(torch.arange(num_train_timesteps - 1.0, -1, -1))
 
-    def _forget(self) -> None:
+    def _configure(self, own: Config) -> None:
+        algorithm = chosen("algorithm_type", own.algorithm_type, *ALGORITHMS)
+        chosen("solver_type", own.solver_type, "midpoint", "heun")
+        chosen("solver_order", own.solver_order, *((1, 2) if algorithm == "sde-dpmsolver" else (1, 2, 3)))
+        chosen("time_shift_type", own.time_shift_type, "exponential")
+        of_noise = algorithm in OF_NOISE
+        if of_noise and own.final_sigmas_type == "zero":
+            raise ValueError(f"final_sigmas_type must be 'sigma_min' for {algorithm}, which ends with some noise")
+        self._predictions = (*SigmaScheduler._predictions, *(("flow_prediction",) if own.use_flow_sigmas else ()))
+        super()._configure(own)
+        self._of_noise = of_noise
+        self._flow_shift = own.flow_shift
+        self._most = own.solver_order
+        self._cut = own.variance_type in LEARNED
+        self._twice = of_noise and own.thresholding
+
+    def restart(self) -> None:
+        super().restart()
         self.model_outputs: list[Tensor | None] = [None] * self._most
         self.lower_order_nums = 0
 
@@ -107,7 +113,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         self._one_of(num_inference_steps=num_inference_steps, timesteps=timesteps)
         self._no_curve(timesteps)
         if mu is not None:
-            if not self.config.use_dynamic_shifting:
+            if not self._own.use_dynamic_shifting:
                 raise ValueError("mu must be None where use_dynamic_shifting is False")
             self._flow_shift = math.exp(mu)
         if timesteps is not None:
@@ -118,12 +124,11 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         sigmas, times = self._spread(spaced, steps)
         self.num_inference_steps = len(times)
         self._follow(sigmas)
-        self._restart(torch.from_numpy(times.astype(np.int64)).to(device))
-        self._forget()
+        self._set_out(torch.from_numpy(times.astype(np.int64)).to(device))
 
     def _spaced(self, steps: int) -> Floats:
         """One time more than there are steps is spaced, and the last one left out."""
-        c = self.config
+        c = self._own
         # lambda ascends where times descend
         signal, noise = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
         loud = (signal.log() - noise.log() < c.lambda_min_clipped).sum().item()
@@ -136,7 +141,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
 
     def _spread(self, times: Floats, steps: int) -> tuple[Floats, Floats]:
         """-> sigmas and times, by times or as the configuration says."""
-        c = self.config
+        c = self._own
         table = self._table
         low, high = float(table[0]), float(table[-1])
         rounded = c.use_karras_sigmas or c.use_lu_lambdas
@@ -155,14 +160,14 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         return np.interp(times, np.arange(len(table)), table), times
 
     def _alpha_sigma(self, sigma: float) -> tuple[float, float]:
-        if self.config.use_flow_sigmas:
+        if self._own.use_flow_sigmas:
             return 1 - sigma, sigma
         alpha = 1 / math.hypot(sigma, 1)
         return alpha, sigma * alpha
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
         t = self._time(timestep)
-        known = self._places if schedule_timesteps is None else schedule_timesteps.tolist()
+        known = self._times if schedule_timesteps is None else schedule_timesteps.tolist()
         return super().index_for_timestep(t, schedule_timesteps) if t in known else len(self._times) - 1
 
     def step(
@@ -189,7 +194,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         if self._twice:
             model_output = self._thresholded_noise(place, model_output, sample, fused)
         earlier = tuple(self.model_outputs[-1 : -1 - len(plan.coefficients.history) : -1])
-        fused["out"] = self._memory(fused.get("out"), sample, model_output)
+        fused["out"] = self._memory(fused.get("out"), sample, model_output, *earlier)
         previous, predicted = self._step(
             plan, model_output, sample, generator, variance_noise,
             history=earlier, noise_dtype=torch.float32, **fused,  # type: ignore[arg-type]
@@ -201,16 +206,22 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         return SchedulerOutput(previous) if return_dict else (previous,)
 
     def _memory(
-        self, out: tuple[Tensor, Tensor | None] | None, sample: Tensor, model_output: Tensor
+        self, out: tuple[Tensor, Tensor | None] | None, sample: Tensor, *others: Any
     ) -> tuple[Tensor, Tensor | None] | None:
-        """Where to write: the prediction, which is kept, over the oldest one, which is of no more use."""
+        """Where to write: the prediction, which is kept, over the oldest one, which is of no more use, but to a
+        gradient that goes through it."""
         oldest = self.model_outputs[0]
-        if oldest is not None and not (oldest.shape == sample.shape and oldest.dtype == sample.dtype):
+        if oldest is not None and not (
+            oldest.shape == sample.shape
+            and oldest.dtype == sample.dtype
+            and oldest.is_contiguous()
+            and not oldest.requires_grad
+        ):
             oldest = None
         if out is not None:
             fresh = oldest is None
             return out[0], torch.empty_like(sample, memory_format=torch.contiguous_format) if fresh else oldest
-        if oldest is None or (torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad)):
+        if oldest is None or (torch.is_grad_enabled() and any(x.requires_grad for x in (sample, *others))):
             return None
         return torch.empty_like(oldest), oldest
 
@@ -220,9 +231,9 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         left = len(self._times) - 1 - place
         if left > 1:
             return order
-        c = self.config
+        c = self._own
         few = c.lower_order_final and len(self._times) < 15
-        if left == 0 and (c.euler_at_final or few or c.final_sigmas_type == "zero"):
+        if self._sigmas[place + 1] == 0 or (left == 0 and (c.euler_at_final or few)):
             return 1
         return min(order, 2) if left == 1 and few else order
 
@@ -236,7 +247,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
 
     def _plan(self, place: int, order: int) -> Plan:
         """The integral of the prediction, as a polynomial through this and earlier ones, from lambda_s to lambda_t."""
-        c = self.config
+        c = self._own
         alpha_t, sigma_t = self._alpha_sigma(self._sigmas[place + 1])
         alpha_s, sigma_s = self._alpha_sigma(self._sigmas[place])
         lambdas = [self._lambda(place - i) for i in range(-1, order)]

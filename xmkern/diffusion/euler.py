@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xmkern.diffusion.base import Fused, Generator, Plan, SchedulerOutput
-from xmkern.diffusion.config import chosen, configured
+from xmkern.diffusion.config import Config, chosen, configured
 from xmkern.diffusion.schedules import exponential_sigmas, spaced_times
 from xmkern.diffusion.sigmas import SigmaScheduler
 from xmkern.functional import StepCoefficients
@@ -18,13 +18,15 @@ from xmkern.functional import StepCoefficients
 class _Euler(SigmaScheduler):
     """x = x0 + sigma z, of which the model sees x / sqrt(sigma^2 + 1)."""
 
+    _as_output = True
+
     @property
     def init_noise_sigma(self) -> float:  # type: ignore[override]
         most = max(self._sigmas)
-        return most if self.config.timestep_spacing in ("linspace", "trailing") else math.hypot(most, 1)
+        return most if self._own.timestep_spacing in ("linspace", "trailing") else math.hypot(most, 1)
 
     def _spaced(self, steps: int) -> np.ndarray:
-        c = self.config
+        c = self._own
         return spaced_times(c.timestep_spacing, steps, c.num_train_timesteps, c.steps_offset).astype(np.float32)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -48,10 +50,11 @@ class _Euler(SigmaScheduler):
         self._step_index += 1
         return SchedulerOutput(*result) if return_dict else result
 
-    def _current(self, timestep: Any) -> int:
+    def _stepped(self, timestep: Any) -> int:
+        """The place of the step to be made, which a step, unlike ``scale_model_input``, is not asked for by a count."""
         if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
             raise ValueError(f"timestep must be one of scheduler.timesteps, not a count of steps, {timestep}")
-        return super()._current(timestep)
+        return self._current(timestep)
 
 
 class EulerDiscreteScheduler(_Euler):
@@ -88,19 +91,21 @@ class EulerDiscreteScheduler(_Euler):
         rescale_betas_zero_snr: bool = False,
         final_sigmas_type: str = "zero",
     ) -> None:
-        chosen("interpolation_type", interpolation_type, "linear", "log_linear")
-        chosen("timestep_type", timestep_type, "discrete", "continuous")
         self._begin()
-        self._begin_sigmas()
         self._set_times(np.arange(num_train_timesteps)[::-1])
+
+    def _configure(self, own: Config) -> None:
+        chosen("interpolation_type", own.interpolation_type, "linear", "log_linear")
+        chosen("timestep_type", own.timestep_type, "discrete", "continuous")
+        super()._configure(own)
 
     def _set_times(self, times: np.ndarray, device: torch.device | str | None = None) -> None:
         if self._continuous():
             times = 0.25 * np.log(np.array(self._sigmas[:-1]))
-        self._restart(torch.from_numpy(times.astype(np.float32)).to(device))
+        self._set_out(torch.from_numpy(times.astype(np.float32)).to(device))
 
     def _continuous(self) -> bool:
-        return self.config.timestep_type == "continuous" and self._prediction == "v"
+        return self._own.timestep_type == "continuous" and self._prediction == "v"
 
     def set_timesteps(
         self,
@@ -120,7 +125,7 @@ class EulerDiscreteScheduler(_Euler):
             self._set_sigmas(given)
             self._set_times(self._sigma_times(given[:-1]), device)
             return
-        c = self.config
+        c, table = self._own, self._table
         if timesteps is None:
             steps = self._checked_steps(num_inference_steps)
             times = self._spaced(steps)
@@ -128,9 +133,9 @@ class EulerDiscreteScheduler(_Euler):
             steps, times = len(timesteps), np.asarray(timesteps, np.float32)
         self.num_inference_steps = steps
         if c.interpolation_type == "linear":
-            found = np.interp(times, np.arange(len(self._table)), self._table)
+            found = np.interp(times, np.arange(len(table)), table)
         else:
-            found = exponential_sigmas(self._table[0], self._table[-1], steps + 1)
+            found = exponential_sigmas(table[0], table[-1], steps + 1)
         low, high = (given if given is not None else float(end) for given, end in
                      ((c.sigma_min, found[-1]), (c.sigma_max, found[0])))  # fmt: skip
         curve = self._curve(low, high, steps)
@@ -160,7 +165,7 @@ class EulerDiscreteScheduler(_Euler):
             s_churn, s_tmin, s_tmax, s_noise: how much noise is added before the step, between which sigmas, and times
                 what.
         """
-        plan = self._planned_step(self._current(timestep), s_churn, s_tmin, s_tmax, s_noise)
+        plan = self._planned_step(self._stepped(timestep), s_churn, s_tmin, s_tmax, s_noise)
         return self._counted(self._step(plan, model_output, sample, generator, variance_noise, **fused), return_dict)
 
     def _plan(self, place: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> Plan:
@@ -194,15 +199,14 @@ class EulerAncestralDiscreteScheduler(_Euler):
         rescale_betas_zero_snr: bool = False,
     ) -> None:
         self._begin()
-        self._begin_sigmas()
-        self._restart(torch.arange(num_train_timesteps - 1.0, -1, -1))
+        self._set_out(torch.arange(num_train_timesteps - 1.0, -1, -1))
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
         """Says how many steps will be made."""
         self.num_inference_steps = self._checked_steps(num_inference_steps)
-        times = self._spaced(num_inference_steps)
-        self._follow(np.interp(times, np.arange(len(self._table)), self._table))
-        self._restart(torch.from_numpy(times).to(device))
+        times, table = self._spaced(self.num_inference_steps), self._table
+        self._follow(np.interp(times, np.arange(len(table)), table))
+        self._set_out(torch.from_numpy(times).to(device))
 
     def step(
         self,
@@ -219,7 +223,7 @@ class EulerAncestralDiscreteScheduler(_Euler):
         Args:
             timestep: one of ``timesteps``; read at the first step, from where steps are counted.
         """
-        plan = self._planned_step(self._current(timestep))
+        plan = self._planned_step(self._stepped(timestep))
         return self._counted(self._step(plan, model_output, sample, generator, variance_noise, **fused), return_dict)
 
     def _plan(self, place: int) -> Plan:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmkern.diffusion.base import Fused, Plan, Scheduler, SchedulerOutput
+from xmkern.diffusion.base import Fused, Plan, Scheduler, SchedulerOutput, planned
 from xmkern.diffusion.config import configured
 from xmkern.diffusion.schedules import spaced_times
 from xmkern.functional import StepCoefficients
@@ -34,6 +34,10 @@ class PNDMScheduler(Scheduler):
         prediction_type: "epsilon" or "v_prediction".
     """
 
+    final_alpha_cumprod: Tensor = planned("_final_alpha_cumprod", "_final")
+    _final: float
+    _predictions = ("epsilon", "v_prediction")
+
     @configured
     def __init__(
         self,
@@ -48,12 +52,11 @@ class PNDMScheduler(Scheduler):
         timestep_spacing: str = "leading",
         steps_offset: int = 0,
     ) -> None:
-        self._begin(("epsilon", "v_prediction"))
+        self._begin()
         self.final_alpha_cumprod = torch.ones(()) if set_alpha_to_one else self.alphas_cumprod[0]
-        self._final = self.final_alpha_cumprod.item()
-        self._forget()
 
-    def _forget(self) -> None:
+    def restart(self) -> None:
+        super().restart()
         self.counter = 0
         self.ets: list[Tensor] = []  # earlier predictions
         self._stages: list[Tensor] = []  # those of the Runge-Kutta step that is under way
@@ -61,8 +64,8 @@ class PNDMScheduler(Scheduler):
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
         """Says how many steps will be made; the model is called more often, once for each of ``timesteps``."""
-        c = self.config
-        self.num_inference_steps = self._checked_steps(num_inference_steps)
+        c = self._own
+        num_inference_steps = self.num_inference_steps = self._checked_steps(num_inference_steps)
         if num_inference_steps < 4 and not c.skip_prk_steps:
             raise ValueError(f"num_inference_steps must be at least 4 for Runge-Kutta steps, not {num_inference_steps}")
         times = spaced_times(c.timestep_spacing, num_inference_steps, c.num_train_timesteps, c.steps_offset).round()
@@ -77,8 +80,7 @@ class PNDMScheduler(Scheduler):
             multistep = times[3:]
         self.prk_timesteps = runge_kutta.astype(np.int64)
         self.plms_timesteps = multistep.astype(np.int64)
-        self._restart(torch.from_numpy(np.concatenate([self.prk_timesteps, self.plms_timesteps])).to(device))
-        self._forget()
+        self._set_out(torch.from_numpy(np.concatenate([self.prk_timesteps, self.plms_timesteps])).to(device))
 
     def step(
         self,
@@ -167,12 +169,13 @@ class PNDMScheduler(Scheduler):
     ) -> tuple[Tensor, Tensor]:
         """-> the sample at the time ``previous``, and the model's output, guided, to be kept"""
         plan = self._planned_step(t, previous, weights)
-        guided = fused.get("guidance_scale") is not None
+        # Without "out" it is left as it is, as diffusers leaves it; with it, it may be the sample, or a model's memory.
+        keep = fused.get("guidance_scale") is not None
         if fused.get("out") is not None:
-            fused["out"] = fused["out"][0], torch.empty_like(sample) if guided else None  # type: ignore[index]
-        result, output = self._step(
-            plan, model_output, sample, history=earlier[: len(weights) - 1], keep=guided, **fused
-        )
+            keep = True
+            memory = torch.empty_like(sample, memory_format=torch.contiguous_format)
+            fused["out"] = fused["out"][0], memory  # type: ignore[index]
+        result, output = self._step(plan, model_output, sample, history=earlier[: len(weights) - 1], keep=keep, **fused)
         return result, model_output if output is None else output
 
     def _plan(self, t: int, previous: int, weights: tuple[float, ...]) -> Plan:

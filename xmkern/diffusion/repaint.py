@@ -37,7 +37,6 @@ class RePaintScheduler(DDIMScheduler):
         self.eta = eta
         self._begin()
         self.final_alpha_cumprod = torch.ones(())
-        self._final = 1.0
 
     def set_timesteps(  # type: ignore[override]
         self,
@@ -54,7 +53,8 @@ class RePaintScheduler(DDIMScheduler):
         """
         if jump_length < 1 or jump_n_sample < 1:
             raise ValueError(f"jump_length and jump_n_sample must be at least 1, not {jump_length} and {jump_n_sample}")
-        steps = self.num_inference_steps = min(num_inference_steps, self.config.num_train_timesteps)
+        most = self._own.num_train_timesteps
+        steps = self.num_inference_steps = self._checked_steps(min(num_inference_steps, most))
         jumps = dict.fromkeys(range(0, steps - jump_length, jump_length), jump_n_sample - 1)
         times: list[int] = []
         t = steps
@@ -65,7 +65,7 @@ class RePaintScheduler(DDIMScheduler):
                 jumps[t] -= 1
                 times.extend(range(t + 1, t + jump_length + 1))
                 t += jump_length
-        self._restart(torch.tensor(times, device=device) * (self.config.num_train_timesteps // steps))
+        self._set_out(torch.tensor(times, device=device) * (most // steps))
 
     def _plan(self, t: int, eta: float, clipped: bool = False) -> Plan:
         plan = super()._plan(t, eta, False)

@@ -47,7 +47,7 @@ def sample(
         guidance_rescale: see :func:`xmkern.functional.diffusion_step`.
         steps: how many; None: as ``scheduler.set_timesteps`` was called before.
         seed: all noise is drawn from it by :func:`xmkern.functional.philox_normal`, inside the steps' kernels: the same
-            samples on every device.
+            samples on every device. By default ``scheduler.seed``, unless a generator is given.
         generator: instead, of torch, one or one for each sample: the same samples as by a pipeline of diffusers.
         latents: as shape: noise to begin with, of deviation 1.
         device, dtype: of the samples; by default as of ``out``, ``latents`` or ``torch.empty``.
@@ -64,12 +64,19 @@ def sample(
     """
     if seed is not None and generator is not None:
         raise ValueError("seed and generator must not both be given")
+    for name, given in ("latents", latents), ("out", out):
+        if given is not None and given.shape != torch.Size(shape):
+            raise ValueError(f"{name} must be of shape {list(shape)}, not {list(given.shape)}")
+    if seed is None and generator is None:
+        seed = scheduler.seed
     B, guided = shape[0], guidance_scale is not None
     if guided:
         condition = _with_and_without(condition, unconditional, B)
         step |= {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
     like = out if out is not None else latents if latents is not None else torch.empty(0, device=device, dtype=dtype)
-    if steps is not None:
+    if steps is None:
+        scheduler.restart()
+    else:
         scheduler.set_timesteps(steps, device=like.device)  # type: ignore[attr-defined]
     # The two halves of a guided batch see the same sample, which lives in the first one.
     both = out if out is not None and not guided else like.new_empty((B * (1 + guided), *shape[1:]))

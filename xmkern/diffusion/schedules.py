@@ -21,7 +21,7 @@ Floats = NDArray[np.floating]
 
 def betas(schedule: str, T: int, start: float, end: float, trained: Sequence[float] | np.ndarray | None) -> Tensor:
     """beta [T] in float32: the variance added at each time of training."""
-    if not isinstance(T, int) or T < 1:
+    if not isinstance(T, int | np.integer) or T < 1:
         raise ValueError(f"num_train_timesteps must be an integer of at least 1, not {T!r}")
     if trained is not None:
         given = torch.as_tensor(trained, dtype=torch.float32).clone()

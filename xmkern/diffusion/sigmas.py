@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmkern.diffusion.base import Scheduler
-from xmkern.diffusion.config import chosen
+from xmkern.diffusion.base import Scheduler, planned
+from xmkern.diffusion.config import Config, chosen
 from xmkern.diffusion.schedules import CURVES, Floats, times_of
 
 
@@ -21,38 +21,51 @@ class SigmaScheduler(Scheduler):
         begin_index: the place where to begin, if it was set.
     """
 
-    _sigmas: list[float] = []  # noqa: RUF012
+    sigmas: Tensor = planned("_sigmas_of_steps", "_sigmas")
+    _sigmas: list[float]
+    # Of which levels, and the table.
+    _tabled: tuple[Tensor | None, Any] = (None, None)
 
-    def _begin_sigmas(self) -> None:
-        c = self.config
-        if sum(bool(c.get(name, False)) for name in CURVES) > 1:
+    def _configure(self, own: Config) -> None:
+        if sum(bool(own.get(name, False)) for name in CURVES) > 1:
             raise ValueError(f"only one of {', '.join(CURVES)} must be True")
-        chosen("final_sigmas_type", c.get("final_sigmas_type", "zero"), "zero", "sigma_min")
-        if c.rescale_betas_zero_snr:
-            self.alphas_cumprod[-1] = 2.0**-24  # a sigma that is not infinite
-            self._kept[-1] = 2.0**-24
-        # in float32, as diffusers has it
-        self._table: Floats = (((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5).numpy()
+        chosen("final_sigmas_type", own.get("final_sigmas_type", "zero"), "zero", "sigma_min")
+        super()._configure(own)
+
+    def _begin(self) -> None:
+        super()._begin()
+        if self._own.rescale_betas_zero_snr:
+            least = torch.tensor([2.0**-24])  # a sigma that is not infinite
+            self.alphas_cumprod = torch.cat([self.alphas_cumprod[:-1], least])
         self._follow(self._table[::-1])
+
+    def restart(self) -> None:
+        super().restart()
+        self._step_index: int | None = None
+
+    @property
+    def _table(self) -> Floats:
+        """The sigmas of training, in float32, as diffusers has it."""
+        of, table = self._tabled
+        if of is not self.alphas_cumprod:
+            kept = self.alphas_cumprod.cpu()
+            table = (((1 - kept) / kept) ** 0.5).numpy()
+            self._tabled = self.alphas_cumprod, table
+        return table
 
     def _follow(self, sigmas: Floats) -> None:
         """Goes by these sigmas, and then to the last one."""
-        last = self._table[0] if self.config.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
+        last = self._table[0] if self._own.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
         self._set_sigmas(np.append(sigmas, last))
 
     def _set_sigmas(self, sigmas: Floats) -> None:
         self.sigmas = torch.from_numpy(sigmas.astype(np.float32))
-        self._sigmas = self.sigmas.tolist()
-        self._step_index: int | None = None
         self._begin_index: int | None = None
-
-    def _way(self) -> list[Any]:
-        return self._sigmas
 
     def _curve(self, low: float, high: float, steps: int) -> Floats | None:
         """Sigmas after a curve of their own, where the configuration says so."""
         for name, curve in CURVES.items():
-            if self.config.get(name, False):
+            if self._own.get(name, False):
                 return curve(low, high, steps)
         return None
 
@@ -62,10 +75,13 @@ class SigmaScheduler(Scheduler):
     def _one_of(self, **ways: Any) -> None:
         if sum(way is not None for way in ways.values()) != 1:
             raise ValueError(f"one of {', '.join(ways)} must be given, and only one")
+        for name, least in ("timesteps", 1), ("sigmas", 2):
+            if ways.get(name) is not None and len(ways[name]) < least:
+                raise ValueError(f"{name} must be at least {least}, not {list(ways[name])}")
 
     def _no_curve(self, timesteps: Sequence[Any] | None) -> None:
         for name in (*CURVES, "use_lu_lambdas"):
-            if timesteps is not None and self.config.get(name, False):
+            if timesteps is not None and self._own.get(name, False):
                 raise ValueError(f"timesteps must not be given where {name} finds them")
 
     @property
@@ -92,9 +108,9 @@ class SigmaScheduler(Scheduler):
         if self._step_index is None:
             begin = self._begin_index
             self._step_index = self.index_for_timestep(timestep) if begin is None else begin
-        if not 0 <= self._step_index < len(self._times):
+        if not 0 <= self._step_index < len(self._sigmas) - 1:
             raise ValueError(
-                f"timestep must be one of scheduler.timesteps, whose {len(self._times)} steps are all made: "
+                f"timestep must be one of scheduler.timesteps, whose {len(self._sigmas) - 1} steps are all made: "
                 "call set_timesteps before the next sample"
             )
         return self._step_index

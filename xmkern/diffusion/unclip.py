@@ -1,13 +1,13 @@
 """The scheduler of unCLIP (Ramesh et al., 2022) as Karlo has it."""
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xmkern.diffusion.base import Fused, Generator, Plan, SchedulerOutput
-from xmkern.diffusion.config import chosen, configured
+from xmkern.diffusion.base import Fused, Generator, Plan, SchedulerOutput, planned
+from xmkern.diffusion.config import Config, chosen, configured
 from xmkern.diffusion.ddpm import DDPMScheduler
 
 
@@ -22,6 +22,12 @@ class UnCLIPScheduler(DDPMScheduler):
         beta_schedule: "squaredcos_cap_v2".
     """
 
+    betas: Tensor = planned("_betas", "_beta")
+    _beta: list[float]
+    _synonyms: ClassVar[dict[str, dict[Any, Any]]] = {}
+    _variances = ("fixed_small_log", "learned_range")
+    _predictions = ("epsilon", "sample")
+
     @configured
     def __init__(
         self,
@@ -32,20 +38,21 @@ class UnCLIPScheduler(DDPMScheduler):
         prediction_type: str = "epsilon",
         beta_schedule: str = "squaredcos_cap_v2",
     ) -> None:
-        chosen("variance_type", variance_type, "fixed_small_log", "learned_range")
-        chosen("beta_schedule", beta_schedule, "squaredcos_cap_v2")
-        self.variance_type = variance_type
-        self._begin(("epsilon", "sample"))
-        self._beta = self.betas.tolist()
+        self._begin()
+
+    def _configure(self, own: Config) -> None:
+        chosen("beta_schedule", own.beta_schedule, "squaredcos_cap_v2")
+        super()._configure(own)
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:  # type: ignore[override]
         """Says how many steps will be made, at least two."""
-        self.num_inference_steps = self._checked_steps(num_inference_steps)
-        if num_inference_steps < 2:
+        steps = self._checked_steps(num_inference_steps)
+        if steps < 2:
             raise ValueError("num_inference_steps must be at least 2: they reach from the last time to the first")
-        ratio = (self.config.num_train_timesteps - 1) / (num_inference_steps - 1)
-        times = (np.arange(num_inference_steps) * ratio).round()[::-1].astype(np.int64)
-        self._restart(torch.from_numpy(times).to(device))
+        self.num_inference_steps = steps
+        ratio = (self._own.num_train_timesteps - 1) / (steps - 1)
+        times = (np.arange(steps) * ratio).round()[::-1].astype(np.int64)
+        self._set_out(torch.from_numpy(times).to(device))
 
     def _plan(self, t: int, previous: int) -> Plan:  # type: ignore[override]
         self._checked_time(t)

@@ -107,9 +107,8 @@ def _guided(unconditional: Tensor, conditional: Tensor, scale: float, rescale: f
     guided = unconditional + scale * (conditional - unconditional)
     if rescale == 0 or guided.numel() == 0:
         return guided
-    axes = list(range(1, guided.dim()))
-    factor = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
-    return guided * (rescale * factor + (1 - rescale))
+    factor = _per_sample(conditional).std(1) / _per_sample(guided).std(1)
+    return guided * (rescale * factor + (1 - rescale)).view(-1, *(1,) * (guided.dim() - 1))
 
 
 def _deviation(learned: Tensor | None, variance: str, low: float, high: float) -> Tensor | float:
@@ -127,7 +126,7 @@ def dynamic_threshold(x0: Tensor, ratio: float, max_value: float) -> Tensor:
     if x0.numel() == 0:
         return x0
     # torch.quantile takes 16 million numbers at most
-    ordered = _wide(x0).abs().flatten(1).sort(1).values
+    ordered = _per_sample(_wide(x0)).abs().sort(1).values
     rank = ratio * (ordered.shape[1] - 1)
     below = ordered[:, int(rank)]
     above = ordered[:, min(int(rank) + 1, ordered.shape[1] - 1)]
@@ -160,6 +159,11 @@ def q_sample(
 
 def philox_normal(out: Tensor, seed: int, offset: int) -> None:
     out.copy_(normals(out.numel(), seed, offset, out.device).view(out.shape))
+
+
+def _per_sample(x: Tensor) -> Tensor:
+    """[B, ...] -> [B, elements]; a sample may have no axes of its own"""
+    return x.reshape(len(x), -1)
 
 
 def _wide(x: Tensor) -> Tensor:
