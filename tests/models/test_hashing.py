@@ -82,3 +82,10 @@ def test_codes_of_the_groups_themselves_are_right_and_one_code_for_all_is_as_goo
     assert {"pack_bits", "hamming_topk"} <= watch.seen
     score = task.evaluate(Known(False))
     assert score.value == pytest.approx(score.baseline, abs=0.02)
+
+
+def test_dvsh_gives_a_sentence_without_words_an_even_code():
+    model = create_model("dvsh", vocabulary=30, word_dim=6, hidden=5, bits=8).eval()
+    words = torch.tensor([[7, 8, 0], [0, 0, 0]])
+    assert not model.word_codes(words)[1].any()
+    assert not model.joint_codes(torch.randn(2, 3, 64, 64), words)[1].any()

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spent = 1e3 * (time.perf_counter() - start)
     distances, ids = np.asarray(torch.as_tensor(distances))[0], np.asarray(torch.as_tensor(ids))[0]
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a query or a name may have brackets and colons
     table = Table(title=f"{text}: {k} of {len(saved.index):,} pictures, {spent:.2f} ms", title_style="bold")
     for heading in ("bits apart", "English", "中文", "seen in training"):
         table.add_column(heading, justify="right" if heading == "bits apart" else "left")

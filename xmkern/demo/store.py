@@ -60,7 +60,8 @@ class Saved:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets ``write`` fill a file that appears under its name only when it is complete."""
+    """Lets ``write`` fill a file that appears under its name only when it is complete; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("wb") as file:
@@ -72,7 +73,6 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def save(folder: Path, saved: Saved) -> None:
     """Writes everything under ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     gallery = {"names": saved.names, "unseen": saved.unseen.tolist(), "attribution": saved.attribution}
     write_whole(folder / TOWERS, lambda file: torch.save(saved.model.state_dict(), file))
     write_whole(folder / PICTURES, lambda file: np.savez_compressed(file, images=saved.images))

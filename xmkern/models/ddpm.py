@@ -11,7 +11,15 @@ from torch.nn import functional as F
 from xmkern.diffusion import sample
 from xmkern.functional import q_sample
 from xmkern.models.parts.diffusion import Guided, NoiseOutput, hybrid_loss, learned_range, noise_of_velocity
-from xmkern.models.parts.unet import DIFFUSERS_NAMES, PlaceAttention, Residual, UNet, resized, time_embedding
+from xmkern.models.parts.unet import (
+    DIFFUSERS_NAMES,
+    PlaceAttention,
+    Residual,
+    UNet,
+    pixel_unshuffle,
+    resized,
+    time_embedding,
+)
 from xmkern.models.registry import register
 
 
@@ -102,16 +110,19 @@ class Ddpm(nn.Module):
         Returns:
             [N, 3, H, W], -1 to 1.
         """
-        shape = (count, 3, self.config.size, self.config.size)
+        shape, device = (count, 3, self.config.size, self.config.size), next(self.parameters()).device
         if groups is None:
-            return sample(self._predict, self.scheduler, shape, steps=steps, seed=seed)
+            return sample(self._predict, self.scheduler, shape, steps=steps, seed=seed, device=device)
         if self.classifier is None:
             raise ValueError("config.classes must be positive for groups to be steered to")
-        classifier, rows = self.classifier, torch.arange(count)
-        guided = Guided(
-            self._predict, self.scheduler, lambda x, t: classifier(x, t).log_softmax(1)[rows, groups], scale
-        )  # fmt: skip
-        return sample(guided, self.scheduler, shape, steps=steps, seed=seed, callback=guided.shift)
+        classifier, wanted = self.classifier, groups
+
+        def log_probability(x: Tensor, t: Tensor) -> Tensor:
+            # A copy, since autograd takes no tensor of inference mode.
+            return -F.cross_entropy(classifier(x, t), wanted.to(x.device, copy=True), reduction="none")
+
+        guided = Guided(self._predict, self.scheduler, log_probability, scale)
+        return sample(guided, self.scheduler, shape, steps=steps, seed=seed, device=device, callback=guided.shift)
 
 
 class NoisyClassifier(nn.Module):
@@ -130,6 +141,6 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         time = self.time(time_embedding(t.expand(len(x)), self.width))
-        x = resized(self.fine(self.stem(F.pixel_unshuffle(x, 2)), time), 0.5)
+        x = resized(self.fine(self.stem(pixel_unshuffle(x, 2)), time), 0.5)
         x = self.attend(self.coarse(x, time))
         return self.out(self.head(x).mean((2, 3)))

@@ -101,9 +101,11 @@ class DfGan(nn.Module):
         (drawn_fits,) = self.discriminator(drawn.detach(), sentence)
         loss = loss - held(self.discriminator, drawn, sentence)[0].mean()
         real, sentence = real.detach().requires_grad_(), sentence.detach().requires_grad_()
-        fits, other_fits = self.discriminator(real, sentence, other)
+        with torch.enable_grad():  # under no_grad too the slopes are part of the loss
+            fits, other_fits = self.discriminator(real, sentence, other)
+            slopes = gradient_norms(fits, real, sentence)
         loss = loss + F.relu(1 - fits).mean() + (F.relu(1 + drawn_fits).mean() + F.relu(1 + other_fits).mean()) / 2
-        return loss + c.penalty * (gradient_norms(fits, real, sentence) ** c.power).mean()
+        return loss + c.penalty * (slopes**c.power).mean()
 
     def draw(self, words: Tensor, seed: int = 0) -> Tensor:
         """int64 [N, T] -> [N, 3, H, W]"""

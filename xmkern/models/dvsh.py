@@ -105,5 +105,6 @@ class Dvsh(nn.Module):
 
 def _mean(states: Tensor, words: Tensor) -> Tensor:
     """[B, T, K] -> [B, K], over the words that are there."""
-    there = torch.arange(words.shape[1], device=words.device) < lengths(words)[:, None]
-    return (states * there[..., None]).sum(1) / lengths(words)[:, None]
+    length = lengths(words)[:, None]
+    there = torch.arange(words.shape[1], device=words.device) < length
+    return (states * there[..., None]).sum(1) / length.clamp(min=1)  # 0 for a sentence without words

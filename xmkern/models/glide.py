@@ -154,11 +154,12 @@ class Glide(nn.Module):
         def network(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
             return self._predict(x, t, text, *both)
 
-        shape, settings = (len(words), 3, self.config.size, self.config.size), dict[str, Any]()
+        shape = (len(words), 3, self.config.size, self.config.size)
+        settings: dict[str, Any] = {"steps": steps, "seed": seed, "device": next(self.parameters()).device}
         if log_probability is not None:
             network = guided = Guided(network, self.scheduler, log_probability, scale)  # type: ignore[assignment]
             settings["callback"] = guided.shift
-        return sample(network, self.scheduler, shape, words, guidance, steps=steps, seed=seed, **settings)
+        return sample(network, self.scheduler, shape, words, guidance, **settings)
 
 
 def hidden_square(pictures: Tensor) -> Tensor:

@@ -140,12 +140,13 @@ class MultimodalDbm(nn.Module):
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Of ``pictures`` [B, 3, H, W] and ``words`` [B, T]: a number whose gradient is the rule's; it may rise."""
         v, w = self.features(batch["pictures"]), bag_of_words(batch["words"], self.config.vocabulary)
-        if not self.begun:
+        begin = self.training and not self.begun
+        if begin:
             self.picture.lower.begin(v)
             self.text.lower.begin(w)
         with torch.no_grad():
             state = self(v, w)
-            if not self.begun:
+            if begin:
                 self._begin_chains(state)
             dream = self._dream()
         gap = self.energy(state).mean() - self.energy(dream).mean()
@@ -167,19 +168,22 @@ class MultimodalDbm(nn.Module):
         self.begun.fill_(True)
 
     def _dream(self) -> MultimodalDbmOutput:
-        """The chains after one more sweep."""
+        """The chains after one more sweep, where they stay in training."""
         chain: Any = self
         p2, t2 = chain.chain_second.chunk(2, 1)
         p1 = self.picture.middle(chain.chain_features, p2).bernoulli()
         t1 = self.text.middle(chain.chain_words, t2).bernoulli()
         below = torch.cat([self.picture.upper.up(p1), self.text.upper.up(t1)], 1)
-        chain.chain_second.copy_((below + self.joint.down(chain.chain_top)).sigmoid().bernoulli())
+        second = (below + self.joint.down(chain.chain_top)).sigmoid().bernoulli()
         count = chain.chain_words.sum(1, keepdim=True)
-        chain.chain_features.copy_(self.picture.lower.visible_sample(self.picture.lower.down(p1)))
-        chain.chain_words.copy_(self.text.lower.visible_sample(self.text.lower.down(t1), count))
-        chain.chain_top.copy_(self.joint.up(chain.chain_second).sigmoid().bernoulli())
-        p2, t2 = chain.chain_second.chunk(2, 1)
-        return MultimodalDbmOutput(chain.chain_top, (p1, p2), (t1, t2), chain.chain_features, chain.chain_words)
+        features = self.picture.lower.visible_sample(self.picture.lower.down(p1))
+        words = self.text.lower.visible_sample(self.text.lower.down(t1), count)
+        top = self.joint.up(second).sigmoid().bernoulli()
+        if self.training:
+            for name, state in (("features", features), ("words", words), ("second", second), ("top", top)):
+                getattr(self, f"chain_{name}").copy_(state)
+        p2, t2 = second.chunk(2, 1)
+        return MultimodalDbmOutput(top, (p1, p2), (t1, t2), features, words)
 
     def similarity(self, pictures: Tensor, words: Tensor) -> Tensor:
         """[B, 3, H, W] and int64 [C, T] -> [B, C]: how much likelier each sentence's words are for the picture"""

@@ -87,7 +87,7 @@ class Rbm(nn.Module):
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The layers' contrastive divergences of ``pictures`` [B, 3, H, W], added up; not a distance: it may rise."""
         v = self.visible(batch["pictures"])
-        if not self.begun:
+        if self.training and not self.begun:
             self.layers[0].begin(v)
             self.begun.fill_(True)
         loss = v.new_zeros(())

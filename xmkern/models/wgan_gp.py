@@ -86,14 +86,18 @@ class WganGp(nn.Module):
         return WganGpOutput(pictures, self.critic(pictures))
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The critic's, and each ``critics`` calls that of the generator too, of ``pictures`` [B, 3, H, W]."""
+        """The critic's, and each ``critics`` calls that of the generator too, of ``pictures`` [B, 3, H, W].
+
+        Calls count in training alone; elsewhere both are always there.
+        """
         real = batch["pictures"]
-        turn = int(self.step) % self.config.critics == 0
-        self.step += 1
+        turn = not self.training or int(self.step) % self.config.critics == 0
+        self.step += self.training
         with torch.set_grad_enabled(turn and torch.is_grad_enabled()):
             drawn = self.generator(noise(len(real), self.config.noise, real))
         between = torch.lerp(real, drawn.detach(), torch.rand(len(real), 1, 1, 1, device=real.device)).requires_grad_()
-        slopes = gradient_norms(self.critic(between), between)
+        with torch.enable_grad():  # under no_grad too the slopes are part of the loss
+            slopes = gradient_norms(self.critic(between), between)
         loss = self.critic(drawn.detach()).mean() - self.critic(real).mean()
         loss = loss + self.config.penalty * ((slopes - 1) ** 2).mean()
         return loss - held(self.critic, drawn).mean() if turn else loss

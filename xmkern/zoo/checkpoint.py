@@ -35,13 +35,16 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as partial:
         pass
-    # Weights may be shared, which the format has no word for: each name gets its own copy.
-    save_file(
-        {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()},
-        partial.name,
-        {"config": json.dumps(config), "facts": json.dumps(facts)},
-    )
-    Path(partial.name).replace(path)
+    try:
+        # Weights may be shared, which the format has no word for: each name gets its own copy.
+        save_file(
+            {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()},
+            partial.name,
+            {"config": json.dumps(config), "facts": json.dumps(facts)},
+        )
+        Path(partial.name).replace(path)
+    finally:
+        Path(partial.name).unlink(missing_ok=True)
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> dict[str, Any]:

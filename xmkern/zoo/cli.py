@@ -1,8 +1,8 @@
 """``python -m xmkern zoo``: list, card, train, report."""
 
 import argparse
-import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from xmkern.models import list_models, model_card
 from xmkern.models.registry import SECTIONS
 from xmkern.zoo import report
 from xmkern.zoo.recipes import RECIPES
-from xmkern.zoo.training import Result, train
+from xmkern.zoo.training import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing.add_argument("--section", choices=SECTIONS)
     listing.set_defaults(run=show_list)
     card = commands.add_parser("card", help="what is known of a system")
-    card.add_argument("name")
+    card.add_argument("name", choices=list_models())
     card.set_defaults(run=show_card)
     training = commands.add_parser("train", help="train a system on its task and print what it reached")
     training.add_argument("name", choices=RECIPES)
@@ -36,12 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     _common(page)
     page.set_defaults(run=run_report)
     args = parser.parse_args(argv)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except ValueError as error:  # a checkpoint of another run
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=_at_least(1), help="instead of the recipe's")
+    parser.add_argument("--seed", type=_at_least(0), default=0)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        return int(text)
+
+    return integer
 
 
 def show_list(args: argparse.Namespace) -> int:
@@ -59,20 +72,18 @@ def show_card(args: argparse.Namespace) -> int:
 
 
 def run_training(args: argparse.Namespace) -> int:
-    result = _train(args.name, args)
-    report.write_result(result, args.out / args.name)
-    return 0 if result.passed else 1
+    return 0 if _train(args.name, args) else 1
 
 
 def run_report(args: argparse.Namespace) -> int:
-    for name in args.only:
-        report.write_result(_train(name, args), args.out / name)
+    passed = [_train(name, args) for name in args.only]
     page = report.write_page(args.out)
     print(f"{page} has the table")
-    return 0 if all(json.loads(file.read_text())["passed"] for file in args.out.glob("*/result.json")) else 1
+    return 0 if all(passed) else 1
 
 
-def _train(name: str, args: argparse.Namespace) -> Result:
+def _train(name: str, args: argparse.Namespace) -> bool:
+    """Trains, prints and writes what came out: whether it passed."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
     with Progress(*columns, TimeRemainingColumn()) as progress:
         bar = progress.add_task(name, total=None, loss=float("nan"))
@@ -89,4 +100,5 @@ def _train(name: str, args: argparse.Namespace) -> Result:
         f"{name}: {task.metric} {score.value:.3f}, {task.baseline} {score.baseline:.3f} ({word}); "
         f"{result.seconds:.0f} s. {task.data.attribution}"
     )
-    return result
+    report.write_result(result, args.out / name)
+    return result.passed

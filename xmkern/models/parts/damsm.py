@@ -32,6 +32,9 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, words: Tensor) -> Encoded:
         """int64 [B, T], each of at least one word"""
+        if not len(words):  # the LSTM takes no empty batch
+            dim = 2 * self.lstm.hidden_size
+            return Encoded(*(self.word.weight.new_empty(0, *shape) for shape in ((words.shape[1], dim), (dim,))))
         packed = nn.utils.rnn.pack_padded_sequence(
             self.dropout(self.word(words)), lengths(words).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
         )

@@ -115,8 +115,9 @@ class Guided:
             return None
         assert self._seen is not None
         x, place = (seen[-len(previous) :] for seen in self._seen)
-        with torch.enable_grad():
-            x = x.requires_grad_()
+        # Copies, since autograd takes no tensor of inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            x, t = x.clone().requires_grad_(), t.clone()
             (gradient,) = torch.autograd.grad(self.log_probability(x, t).sum(), x)
         kept = self.scheduler.alphas_cumprod.to(x)
         earlier = self.scheduler.previous_timestep(t)

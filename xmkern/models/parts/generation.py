@@ -89,6 +89,8 @@ def nucleus(
 
 
 def _walk(reader: Reader, words: Tensor, length: int, end: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+    if not len(words):
+        return words.new_empty(0, length)
     found: list[Tensor] = []
     over = torch.zeros(len(words), dtype=torch.bool, device=words.device)
     while len(found) < length and not over.all():

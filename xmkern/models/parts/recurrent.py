@@ -88,5 +88,5 @@ class SentenceEncoder(nn.Module):
         self.dim = self.sequence.dim
 
     def forward(self, words: Tensor) -> Read:
-        """int64 [B, T], padded with 0 at the end."""
-        return self.sequence(self.word(words), lengths(words))
+        """int64 [B, T], padded with 0 at the end; of a sentence without words one padding is read."""
+        return self.sequence(self.word(words), lengths(words).clamp(min=1))

@@ -134,7 +134,7 @@ class UNet(nn.Module):
         if self.classes is not None:
             time = time + self.classes(classes)
         time = F.silu(time)
-        x = self.conv_in(F.pixel_unshuffle(x, self.patch))
+        x = self.conv_in(pixel_unshuffle(x, self.patch))
         kept = [x]
         for level in self.down:
             for i, block in enumerate(level.resnets):
@@ -212,6 +212,12 @@ def resized(x: Tensor, side: float) -> Tensor:
     if side == 1:
         return x
     return F.interpolate(x, scale_factor=side) if side > 1 else F.avg_pool2d(x, 2)
+
+
+def pixel_unshuffle(x: Tensor, side: int) -> Tensor:
+    """As torch's, which does nothing to an empty batch."""
+    B, C, H, W = x.shape
+    return F.pixel_unshuffle(x, side) if B else x.reshape(0, C * side**2, H // side, W // side)
 
 
 class PlaceAttention(nn.Module):
