@@ -1,7 +1,10 @@
 """Models of transformers give with our kernels what they give without."""
 
 import copy
+import pickle
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,8 +279,29 @@ def test_half_precision_and_copies():
 
 def test_what_is_not_known_is_refused():
     q = torch.randn(1, 2, 3, 4)
-    with pytest.raises(ValueError, match="does not know softcap, which Linear asks for"):
-        integration._attention(nn.Linear(1, 1), q, q, q, None, softcap=30.0)
+    for name in ("softcap", "s_aux", "sinks", "indices", "block_indices"):
+        with pytest.raises(ValueError, match=f"does not know {name}, which Linear asks for"):
+            integration._attention(nn.Linear(1, 1), q, q, q, None, **{name: q})
+    integration._attention(nn.Linear(1, 1), q, q, q, None, block_indices=None)
+
+
+# What masks say already, and what is of flash attention alone.
+HARMLESS = {
+    "attention_mask", "cu_seq_lens_k", "cu_seq_lens_q", "deterministic", "dropout", "is_causal", "key", "max_length_k",
+    "max_length_q", "output_attentions", "position_bias", "position_ids", "query", "scaling", "sliding_window",
+    "use_top_left_mask", "value",
+}  # fmt: skip
+
+
+def test_every_argument_of_a_model_is_known():
+    """Of those that the sources of transformers name where they call an attention."""
+    named = set()
+    for file in Path(hf.__path__[0], "models").glob("*/modeling_*.py"):
+        text = file.read_text(encoding="utf-8")
+        for call in re.findall(r"attention_interface\(((?:[^()]|\([^()]*\))*)\)", text):
+            named.update(re.findall(r"(\w+)=(?!=)", call))
+    assert "scaling" in named
+    assert named - HARMLESS <= set(integration._REFUSED)
 
 
 def test_registering_is_undone():
@@ -286,3 +310,124 @@ def test_registering_is_undone():
     with pytest.raises(RuntimeError, match="no attention is registered as 'xmkern'"):
         integration.unregister()
     integration.register()
+
+
+def test_t5_in_half_precision():
+    """Its residual is float32, as one projection stays it; and norms are asked for other dtypes under autocast."""
+    config = hf_models.t5()[1]
+    model = hf.T5EncoderModel(config).half().eval()
+    for layer in model.encoder.block:
+        layer.layer[-1].DenseReluDense.wo.float()
+    words = torch.randint(3, 50, (2, 5))
+    expected = model(words).last_hidden_state
+    integration.patch(model)
+    found = model(words).last_hidden_state
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    norm = hf.models.t5.modeling_t5.T5LayerNorm(8)
+    x = torch.randn(3, 8).bfloat16()
+    expected = norm(x)
+    integration.patch(norm)
+    torch.testing.assert_close(norm(x), expected)
+
+
+class DropPath(nn.Module):
+    def forward(self, x):
+        return 0 * x
+
+
+def listened(layer):
+    layer.heard = []
+    layer.register_forward_hook(lambda *_: layer.heard.append(1))
+
+
+def wrapped(layer):
+    layer.forward = partial(lambda forward, x: 2 * forward(x), layer.forward)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda intermediate, output: setattr(intermediate, "intermediate_act_fn", nn.Tanh()),
+        lambda intermediate, output: setattr(output, "dropout", DropPath()),
+        lambda intermediate, output: wrapped(intermediate.intermediate_act_fn),
+        lambda intermediate, output: wrapped(intermediate.dense),
+        lambda intermediate, output: wrapped(output.LayerNorm),
+        lambda intermediate, output: wrapped(output.dropout),
+        lambda intermediate, output: nn.utils.parametrizations.weight_norm(output.dense),
+    ],
+    ids=["activation", "dropout", "around activation", "around dense", "around norm", "around dropout", "weight_norm"],
+)
+def test_what_changes_after_patching_counts(change):
+    model, inputs = hf_models.build(hf_models.visual_bert)
+    integration.patch(model)
+    for layer in model.encoder.layer:
+        change(layer.intermediate, layer.output)
+    found = outputs(model, inputs)
+    for module in model.modules():  # by the classes' own, as others have wrapped some
+        if adapters.is_served(module):
+            integration.become(module, module._xmkern_own)
+    assert not any(map(adapters.is_served, model.modules()))
+    for x, y in zip(found, outputs(model, inputs), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_hooks_of_what_is_read_are_called():
+    model, inputs = hf_models.build(hf_models.visual_bert)
+    integration.patch(model)
+    layer = model.encoder.layer[0]
+    read = [layer.intermediate.intermediate_act_fn, layer.output.dropout, layer.attention.self.dropout]
+    for each in read:
+        listened(each)
+    model(**inputs)
+    assert [each.heard for each in read] == [[1]] * 3
+
+
+def test_copies_and_pickles_have_weights_of_their_own():
+    model, inputs = hf_models.build(hf_models.visual_bert)
+    changed, expected = integration.patch(model), outputs(model, inputs)
+    shallow = copy.copy(linear := model.encoder.layer[0].output.dense)
+    shallow._parameters = {name: torch.zeros_like(x) for name, x in linear.named_parameters()}
+    replica = linear._replicate_for_data_parallel()
+    replica._parameters = shallow._parameters
+    x = torch.randn(2, linear.in_features)
+    for twin in (shallow, replica):
+        assert adapters.is_served(twin)
+        assert not twin(x).any()
+    assert linear(x).any()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for x, y in zip(outputs(twin, inputs), expected, strict=True):
+            assert torch.equal(x, y)
+        nn.init.zeros_(twin.encoder.layer[0].output.dense.weight)
+        assert not torch.equal(outputs(twin, inputs)[0], expected[0])
+        assert integration.unpatch(twin) == changed
+    assert isinstance(linear, nn.Linear)
+
+
+def test_undoing_what_others_have_put_on_top():
+    model = nn.Sequential(nn.Linear(4, 4))
+    integration.patch(model)
+    nn.utils.parametrizations.weight_norm(model[0])
+    expected = model(x := torch.randn(2, 4))
+    assert integration.unpatch(model) == {"Linear": 1}
+    torch.testing.assert_close(model(x), expected)
+    nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    assert type(model[0]) is nn.Linear
+    integration.patch(model)
+    wrapped(model[0])
+    with pytest.raises(ValueError, match="forward of 0 is not its class's any more; unpatch after others unwrap it"):
+        integration.unpatch(model)
+
+
+@pytest.mark.parametrize("name", ["Llama4VisionAttention", "Llama4TextAttention", "TimesFmAttention"])
+def test_a_file_names_its_eager_attentions_as_it_likes(name):
+    file = {"L": hf.models.llama4.modeling_llama4, "T": hf.models.timesfm.modeling_timesfm}[name[0]]
+    names = {
+        "Llama4VisionAttention": "vision_eager",
+        "Llama4TextAttention": "eager",
+        "TimesFmAttention": "simple_eager",
+    }
+    module = getattr(file, name).__new__(getattr(file, name))
+    assert integration._eager(module) is getattr(file, f"{names[name]}_attention_forward")
+    with pytest.raises(ValueError, match="forward of Linear names no eager attention"):
+        integration._eager(nn.Linear(1, 1))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from tests.nn.twins import assert_twins_agree, twins
 from xmkern import masks
@@ -200,6 +201,72 @@ def modules():
         "gated": (GatedCrossAttention(8, 2, 6, gate="sigmoid"), (x, context)),
         "feed_forward": (FeedForward(8, activation="geglu"), (x,)),
     }
+
+
+class Adapted(nn.Module):
+    """As adapters wrap a layer: with its parameters, and something more."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    weight, bias = property(lambda self: self.layer.weight), property(lambda self: self.layer.bias)
+
+    def forward(self, x):
+        return self.layer(x) + 1
+
+
+def layers(module):
+    return [name for name, each in module.named_modules() if isinstance(each, nn.Linear | nn.LayerNorm)]
+
+
+CHANGES = {
+    "adapter": lambda parent, name: setattr(parent, name, Adapted(getattr(parent, name))),
+    "hook": lambda parent, name: getattr(parent, name).register_forward_hook(lambda layer, given, out: out + 1),
+    "own forward": lambda parent, name: setattr(
+        layer := getattr(parent, name), "forward", lambda x: type(layer).forward(layer, x) + 1
+    ),
+    "moved bias": lambda parent, name: getattr(parent, name).bias.data.add_(1),
+}
+
+
+@pytest.mark.parametrize("name", [*(f"block {order}" for order in ("pre", "post", "sandwich")), "tanh", "sigmoid"])
+def test_layers_that_others_have_changed(name):
+    """One layer after the other gives 1 more, which its bias could as well."""
+    torch.manual_seed(0)
+    x, context = torch.randn(2, 5, 8), torch.randn(2, 7, 6)
+    if name.startswith("block"):
+        module = TransformerBlock(8, 2, order=name.split()[1], context_dim=6)
+    else:
+        module = GatedCrossAttention(8, 2, 6, gate=name)
+        if name == "tanh":
+            nn.init.ones_(module.attention_gate), nn.init.ones_(module.feed_forward_gate)
+    for layer in layers(module):
+        found = {}
+        for kind, change in CHANGES.items():
+            path, _, last = layer.rpartition(".")
+            twin = copy.deepcopy(module)
+            change(twin.get_submodule(path), last)
+            found[kind] = twin(x, context)
+        expected = found.pop("moved bias")
+        for each in found.values():
+            torch.testing.assert_close(each, expected, msg=lambda text, layer=layer: f"{layer}: {text}")
+
+
+@pytest.mark.parametrize("name", modules())
+def test_weights_that_are_made_in_a_hook(name):
+    """By weight_norm of old, and by pruning, of which two steps fail on a weight that is not made anew."""
+    module, inputs = modules()[name]
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            prune.l1_unstructured(layer, "weight", 0.5)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    outs = []
+    for _ in range(2):
+        outs.append(module(*inputs))
+        outs[-1].square().sum().backward()
+        optimizer.step()
+    assert not torch.equal(*outs)
 
 
 @pytest.mark.parametrize("name", modules())

@@ -230,3 +230,13 @@ def test_constructor_refuses_what_torch_refuses():
         MultiheadAttention(7, 2)
     with pytest.raises(ValueError, match="greater than 0"):
         MultiheadAttention(0, 2)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@torch.no_grad()
+def test_ragged_batches_are_left_to_torch():
+    ours, theirs = (module.eval() for module in pair(8, 2, batch_first=True))
+    batch = torch.nested.nested_tensor([torch.randn(5, 8), torch.randn(2, 8)])
+    found, expected = (module(batch, batch, batch, need_weights=False)[0] for module in (ours, theirs))
+    for x, y in zip(found.unbind(), expected.unbind(), strict=True):
+        assert torch.equal(x, y)

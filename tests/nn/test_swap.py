@@ -63,3 +63,19 @@ def test_nothing_to_replace_is_an_error():
         xnn.replace(model)
     with pytest.raises(ValueError, match=r"Transformer has no layer of xmkern\.nn to replace"):
         xnn.restore(transformer())
+
+
+def test_parametrized_layers_there_and_back():
+    model = nn.Sequential(nn.Linear(4, 4))
+    x, weight_norm = torch.randn(2, 4), nn.utils.parametrizations.weight_norm
+    expected = weight_norm(model[0])(x)
+    twin = copy.deepcopy(model)
+    assert xnn.replace(model) == {"Linear": 1}
+    assert isinstance(model[0], xnn.Linear)
+    assert not isinstance(twin[0], xnn.Linear)
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(copy.deepcopy(model)(x), expected)
+    assert xnn.restore(model) == {"Linear": 1}
+    torch.testing.assert_close(model(x), expected)
+    nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    assert type(model[0]) is nn.Linear

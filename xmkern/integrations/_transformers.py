@@ -1,10 +1,10 @@
 """What :func:`xmkern.integrations.transformers.patch` puts in place of which class's forward.
 
-An adapter takes the module and the arguments of forward. What it does not do, or where a submodule is no longer the
-plain layer whose parameters it would read, it leaves to the class's own.
+An adapter takes the module and the arguments of forward. What it does not do it leaves to the class's own.
 """
 
 from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -12,15 +12,63 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 from transformers.utils.output_capturing import _active_collector
 
-from xmkern.functional import add_layer_norm, add_rms_norm, attention, bias_activation, bias_dropout_add, linear
+from xmkern.functional import add_rms_norm, attention, bias_activation, bias_dropout_add
 from xmkern.masks import Mask, causal
 from xmkern.nn import Linear
 from xmkern.nn.convolution import convolve
+from xmkern.nn.feed_forward import add_norm
+from xmkern.nn.linear import is_heard, product
 
 
 class Adapter(NamedTuple):
     function: Callable[..., Any]
-    knows: Callable[[Any], bool] = lambda module: True  # whether the module is as the function expects it
+    reads: tuple[str, ...] = ()  # the dropouts and activations that it reads instead of calling them
+
+
+def adapter(cls: type) -> Adapter | None:
+    # By its library too: others have classes of these names.
+    by_name = ADAPTERS.get(cls.__name__) if cls.__module__.startswith("transformers.models.") else None
+    return by_name or _OF_TORCH.get(cls)
+
+
+def is_served(module: Any) -> bool:
+    return hasattr(type(module), "_xmkern_own")
+
+
+def serves(module: Any, reads: tuple[str, ...]) -> bool:
+    """Whether all that an adapter would read is still what it seems, and need not be called."""
+    return all(_is_read(getattr(module, name)) for name in reads)
+
+
+@cache
+def served(cls: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of ``cls``, of the same name, whose forward is the adapter's.
+
+    It is made here, so that pickles must not name it: they name ``cls``.
+    """
+    known = adapter(cls)
+    assert known is not None
+    function, reads = known
+
+    @wraps(cls.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs) if serves(self, reads) else cls.forward(self, *args, **kwargs)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> tuple[Any, ...]:
+        reduced: Any = object.__reduce_ex__(self, protocol)
+        return _blank, (cls,), *reduced[2:]
+
+    body = {"forward": forward if reads else function, "__reduce_ex__": __reduce_ex__, "_xmkern_own": cls}
+    return type(cls.__name__, (cls,), {**body, "__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _blank(cls: Any) -> nn.Module:
+    return served(cls).__new__(served(cls))
+
+
+def _own(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """What the class's own forward gives."""
+    return module._xmkern_own.forward(module, *args, **kwargs)
 
 
 def weights_are_wanted(kwargs: dict[str, Any]) -> bool:
@@ -41,7 +89,7 @@ def additive(mask: Mask | Tensor | None, query: Tensor, S: int) -> Tensor | None
 
 
 def _rate(dropout: Any) -> float:
-    return dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.0
+    return dropout.p if dropout.training else 0.0
 
 
 def _heads(x: Tensor, size: int) -> Tensor:
@@ -69,7 +117,7 @@ def _lxmert(
 ) -> tuple[Tensor, ...]:
     if output_attentions:
         states = (hidden_states,) if context is None else (hidden_states, context)
-        return type(module).forward(module, *states, attention_mask, output_attentions)
+        return _own(module, *states, attention_mask, output_attentions)
     context = hidden_states if context is None else context
     size = module.attention_head_size
     query, key, value = (
@@ -83,7 +131,7 @@ def _git(
     module: Any, hidden_states: Tensor, attention_mask: Any = None, past_key_values: Any = None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     if weights_are_wanted(kwargs):
-        return type(module).forward(module, hidden_states, attention_mask, past_key_values, **kwargs)
+        return _own(module, hidden_states, attention_mask, past_key_values, **kwargs)
     size = module.attention_head_size
     query, key, value = (_heads(layer(hidden_states), size) for layer in (module.query, module.key, module.value))
     if past_key_values is not None:
@@ -102,7 +150,7 @@ def _blip_text(
 ) -> tuple[Tensor, None]:
     if weights_are_wanted(kwargs):
         given = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values)
-        return type(module).forward(module, *given, **kwargs)
+        return _own(module, *given, **kwargs)
     crosses = encoder_hidden_states is not None
     mask = encoder_attention_mask if crosses else attention_mask
     both = isinstance(past_key_values, EncoderDecoderCache)
@@ -129,7 +177,7 @@ def _packed(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
 
 def _blip_vision(module: Any, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
     if weights_are_wanted(kwargs):
-        return type(module).forward(module, hidden_states, **kwargs)
+        return _own(module, hidden_states, **kwargs)
     out = attention(
         *_packed(module.qkv(hidden_states), module.num_heads), scale=module.scale, dropout_p=_rate(module.dropout)
     )
@@ -138,7 +186,7 @@ def _blip_vision(module: Any, hidden_states: Tensor, **kwargs: Any) -> tuple[Ten
 
 def _timesformer(module: Any, hidden_states: Tensor, output_attentions: bool = False) -> tuple[Tensor, ...]:
     if output_attentions:
-        return type(module).forward(module, hidden_states, output_attentions)
+        return _own(module, hidden_states, output_attentions)
     heads = _packed(module.qkv(hidden_states), module.num_heads)
     return (_merged(attention(*heads, scale=module.scale, dropout_p=_rate(module.attn_drop))),)
 
@@ -146,7 +194,7 @@ def _timesformer(module: Any, hidden_states: Tensor, output_attentions: bool = F
 def _image_gpt(module: Any, hidden_states: Tensor, *args: Any, output_attentions: bool = False, **kwargs: Any) -> tuple:
     """The class's own forward, and within it another attention."""
     own = module if output_attentions else _WithAttention(module)
-    return type(module).forward(own, hidden_states, *args, output_attentions=output_attentions, **kwargs)
+    return module._xmkern_own.forward(own, hidden_states, *args, output_attentions=output_attentions, **kwargs)
 
 
 class _WithAttention:
@@ -170,7 +218,7 @@ class _WithAttention:
 
 # ---- what follows a product --------------------------------------------------------------------------------------
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Any] = {
     "GELUActivation": "gelu",
     "GELUTanh": "gelu_tanh",
     "NewGELUActivation": "gelu_tanh",
@@ -181,72 +229,56 @@ _ACTIVATIONS = {
 }
 
 
-def _activation(module: Any) -> Any:
-    name = "activation_fn" if hasattr(module, "activation_fn") else "intermediate_act_fn"
-    return _ACTIVATIONS.get(type(getattr(module, name)).__name__)
+def _is_read(layer: Any) -> bool:
+    """Whether an activation or a dropout is one that ours stand for, and nobody listens to it."""
+    return (type(layer) is nn.Dropout or type(layer).__name__ in _ACTIVATIONS) and not is_heard(layer)
 
 
-def _plain(*layers: Any) -> bool:
-    """Whether a layer is torch's own and nobody listens to it, so that its parameters say all."""
-    return all(
-        type(layer) in (nn.Linear, nn.LayerNorm)
-        and getattr(layer.__dict__.get("forward"), "__func__", Linear.forward) is Linear.forward
-        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
-        for layer in layers
-    )
+def _activated(layer: Any, x: Tensor, activation: Any) -> Tensor:
+    return bias_activation(*product(layer, x), _ACTIVATIONS[type(activation).__name__])
 
 
 def _intermediate(module: Any, hidden_states: Tensor) -> Tensor:
-    if not _plain(module.dense):
-        return type(module).forward(module, hidden_states)
-    return bias_activation(linear(hidden_states, module.dense.weight), module.dense.bias, _activation(module))
+    return _activated(module.dense, hidden_states, module.intermediate_act_fn)
 
 
 def _mlp(module: Any, hidden_states: Tensor) -> Tensor:
-    if not _plain(module.fc1):
-        return type(module).forward(module, hidden_states)
-    hidden = bias_activation(linear(hidden_states, module.fc1.weight), module.fc1.bias, _activation(module))
-    return module.fc2(hidden)
+    return module.fc2(_activated(module.fc1, hidden_states, module.activation_fn))
 
 
 def _post_norm(module: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-    dense, norm = module.dense, module.LayerNorm
-    if not _plain(dense, norm):
-        return type(module).forward(module, hidden_states, input_tensor)
-    return add_layer_norm(
-        linear(hidden_states, dense.weight), input_tensor, norm.weight, norm.bias, linear_bias=dense.bias,
-        dropout_p=_rate(module.dropout), eps=norm.eps,
-    )  # fmt: skip
+    return add_norm(hidden_states, module.dense, input_tensor, module.LayerNorm, _rate(module.dropout))
 
 
 def _residual(module: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-    if not _plain(module.dense):
-        return type(module).forward(module, hidden_states, input_tensor)
-    out = linear(hidden_states, module.dense.weight)
-    return bias_dropout_add(out, input_tensor, module.dense.bias, dropout_p=_rate(module.dropout))
+    out, bias = product(module.dense, hidden_states)
+    return bias_dropout_add(out, input_tensor, bias, dropout_p=_rate(module.dropout))
 
 
 def _rms_norm(module: Any, hidden_states: Tensor) -> Tensor:
+    if hidden_states.dtype != module.weight.dtype:  # as of T5 in half precision, whose residual is float32
+        return _own(module, hidden_states)
     return add_rms_norm(hidden_states, weight=module.weight, eps=module.variance_epsilon)
 
 
-def _known_activation(module: Any) -> bool:
-    return _activation(module) is not None
+# ---- by class ----------------------------------------------------------------------------------------------------
 
+_POST_NORM, _INTERMEDIATE = Adapter(_post_norm, ("dropout",)), Adapter(_intermediate, ("intermediate_act_fn",))
+_MLP, _RESIDUAL = Adapter(_mlp, ("activation_fn",)), Adapter(_residual, ("dropout",))
+_BERT = Adapter(_bert, ("dropout",))
 
-_POST_NORM, _INTERMEDIATE = Adapter(_post_norm), Adapter(_intermediate, _known_activation)
-_MLP, _RESIDUAL = Adapter(_mlp, _known_activation), Adapter(_residual)
-_BERT = Adapter(_bert)
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_OF_TORCH: dict[type, Adapter] = {
+    nn.Linear: Adapter(Linear.forward),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), Adapter(convolve)),
+}
 ADAPTERS: dict[str, Adapter] = {
-    "BlipAttention": Adapter(_blip_vision),
-    "BlipTextSelfAttention": Adapter(_blip_text),
+    "BlipAttention": Adapter(_blip_vision, ("dropout",)),
+    "BlipTextSelfAttention": Adapter(_blip_text, ("dropout",)),
     "FlavaSelfAttention": _BERT,
-    "GitSelfAttention": Adapter(_git),
-    "ImageGPTAttention": Adapter(_image_gpt),
-    "LxmertAttention": Adapter(_lxmert),
-    "TimesformerSelfAttention": Adapter(_timesformer),
+    "GitSelfAttention": Adapter(_git, ("dropout",)),
+    "ImageGPTAttention": Adapter(_image_gpt, ("attn_dropout",)),
+    "LxmertAttention": Adapter(_lxmert, ("dropout",)),
+    "TimesformerSelfAttention": Adapter(_timesformer, ("attn_drop",)),
     "ViltSelfAttention": _BERT,
     "VisualBertSelfAttention": _BERT,
     **{f"{name}Intermediate": _INTERMEDIATE for name in ("BlipText", "Flava", "Git", "Lxmert", "Vilt", "VisualBert")},
@@ -254,7 +286,5 @@ ADAPTERS: dict[str, Adapter] = {
     **{f"{name}SelfOutput": _POST_NORM for name in ("BlipText", "Git", "VisualBert")},
     **{f"{name}Output": _RESIDUAL for name in ("Flava", "Vilt")},
     **{f"{name}MLP": _MLP for name in ("Blip", "CLIP", "GitVision")},
-    "Linear": Adapter(Linear.forward, lambda module: type(module) is nn.Linear),
-    **{cls.__name__: Adapter(convolve, lambda module: type(module) in _CONVOLUTIONS) for cls in _CONVOLUTIONS},
     "T5LayerNorm": Adapter(_rms_norm),
 }

@@ -8,24 +8,29 @@
 Neither touches weights. Both are undone: :func:`unregister`, :func:`unpatch`.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable
-from types import MethodType
+from inspect import unwrap
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import type_before_parametrizations
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from xmkern import functional, masks
-from xmkern.integrations._transformers import ADAPTERS, Adapter, additive, weights_are_wanted
+from xmkern.integrations._transformers import adapter, additive, is_served, served, serves, weights_are_wanted
+from xmkern.nn.swap import become
 
 __all__ = ["NAME", "patch", "register", "unpatch", "unregister"]
 
 NAME = "xmkern"
+
+# The arguments of attentions in transformers that change what an attention is, and of which no mask tells. Models also
+# pass on whatever else they were given, so that a list of the harmless ones would not hold.
+_REFUSED = ("softcap", "s_aux", "sinks", "indices", "block_indices", "cache")
 
 
 def register() -> str:
@@ -71,13 +76,13 @@ def _attention(
     some modules that are not causal say that they are.
 
     query [B, H, L, D], key and value [B, Hk, S, D] -> [B, L, H, D], and None or the weights [B, H, L, S]"""
-    for name in ("softcap", "s_aux", "cache"):
+    for name in _REFUSED:
         if kwargs.get(name) is not None:
             raise ValueError(
                 f"attn_implementation={NAME!r} does not know {name}, which {type(module).__name__} asks for"
             )
     if weights_are_wanted(kwargs):
-        eager = sys.modules[type(module).__module__].eager_attention_forward
+        eager = _eager(module)
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
         mask = additive(attention_mask, query, key.shape[2])
@@ -86,6 +91,19 @@ def _attention(
         query = query.expand(key.shape[0], -1, -1, -1)
     out = functional.attention(query, key, value, attention_mask, bias=position_bias, scale=scaling, dropout_p=dropout)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _eager(module: nn.Module) -> Callable[..., Any]:
+    """The eager attention that the class falls back to; a file may have several, of which forward names one."""
+    forward: Any = unwrap(type(module).forward)
+    for name in forward.__code__.co_names:
+        if name.endswith("eager_attention_forward"):
+            eager: Callable[..., Any] = forward.__globals__[name]
+            return eager
+    raise ValueError(
+        f"output_attentions cannot be served with attn_implementation={NAME!r}: forward of {type(module).__name__} "
+        "names no eager attention; use 'eager'"
+    )
 
 
 def _mask(
@@ -140,9 +158,9 @@ def patch(model: nn.Module) -> dict[str, int]:
     """Puts our kernels into the modules of ``model`` whose classes do not let an attention be chosen, and into what
     follows their products: bias, activation, dropout, residual, norm.
 
-    Weights, state dict, classes and arguments stay as they are; what is asked of a module that ours do not do
-    (``output_attentions``, an activation that we lack, a layer that another library has replaced) is served as before.
-    Copies of the model are patched as it is.
+    Weights, state dict and arguments stay as they are; a module's class becomes a subclass of it, of the same name.
+    What is asked of a module that ours do not do (``output_attentions``, an activation that we lack, a layer that
+    another library has replaced) is served as before. Copies and pickles of the model are patched as it is.
 
     Returns:
         How many modules of which class were changed.
@@ -152,13 +170,14 @@ def patch(model: nn.Module) -> dict[str, int]:
     """
     changed: Counter[str] = Counter()
     for name, module in model.named_modules():
-        adapter = _adapter(module)
-        if adapter is None or _is_patched(module) or not adapter.knows(module):
+        cls = type_before_parametrizations(module)
+        known = None if is_served(module) else adapter(cls)
+        if known is None or not serves(module, known.reads):
             continue
         if "forward" in module.__dict__:
             raise ValueError(f"model: forward of {name} is not its class's any more; patch before others wrap it")
-        module.__dict__["forward"] = MethodType(adapter.function, module)
-        changed[type(module).__name__] += 1
+        become(module, served(cls))
+        changed[cls.__name__] += 1
     if not changed:
         raise ValueError(
             f"model: {type(model).__name__} has no module to patch that is not patched already; "
@@ -168,23 +187,18 @@ def patch(model: nn.Module) -> dict[str, int]:
 
 
 def unpatch(model: nn.Module) -> dict[str, int]:
-    """Undoes :func:`patch`; returns how many modules of which class, and raises ValueError where there was none."""
+    """Undoes :func:`patch`; returns how many modules of which class, and raises ValueError where there was none, or
+    somebody else has wrapped one's ``forward``."""
     changed: Counter[str] = Counter()
-    for module in model.modules():
-        if _is_patched(module):
-            del module.__dict__["forward"]
-            changed[type(module).__name__] += 1
+    for name, module in model.named_modules():
+        cls: Any = type_before_parametrizations(module)
+        if is_served(module):
+            if "forward" in module.__dict__:
+                raise ValueError(
+                    f"model: forward of {name} is not its class's any more; unpatch after others unwrap it"
+                )
+            become(module, cls._xmkern_own)
+            changed[cls.__name__] += 1
     if not changed:
         raise ValueError(f"model: {type(model).__name__} has no module that is patched")
     return dict(changed)
-
-
-def _adapter(module: nn.Module) -> Adapter | None:
-    # By its library too: others have classes of these names, PEFT a Linear.
-    known = type(module).__module__.startswith(("torch.nn.", "transformers.models."))
-    return ADAPTERS.get(type(module).__name__) if known else None
-
-
-def _is_patched(module: nn.Module) -> bool:
-    adapter, own = _adapter(module), module.__dict__.get("forward")
-    return adapter is not None and getattr(own, "__func__", None) is adapter.function

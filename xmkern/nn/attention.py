@@ -24,6 +24,9 @@ class MultiheadAttention(nn.MultiheadAttention):
     - Dropout draws other elements than torch's, at the same rate. The weights returned are those before dropout, the
       mean of what torch returns; so asking for them leaves the output and its gradients as they are.
     - One of ``attn_mask`` and ``key_padding_mask`` may be bool and the other float.
+    - With ``add_bias_kv`` or ``add_zero_attn`` and ``is_causal=True`` every query sees the appended keys, as torch has
+      it with ``need_weights=True``; with False torch hides them.
+    - Nested tensors are left to torch.
 
     Reference: Vaswani et al., Attention Is All You Need, NIPS 2017.
     """
@@ -66,6 +69,10 @@ class MultiheadAttention(nn.MultiheadAttention):
         Raises:
             AssertionError, RuntimeError: a shape or dtype that does not fit; the same as torch's.
         """
+        if query.is_nested:
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
         _check(query, key, value, self.embed_dim)
         single = query.dim() == 2
         # From [N, L, H, D] or [L, N, H, D] to [N, H, L, D], and back.

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xmkern.biases import RelativeBias
-from xmkern.functional import add_layer_norm, bias_dropout_add, linear, sandwich_layer_norm
+from xmkern.functional import bias_dropout_add, sandwich_layer_norm
 from xmkern.masks import Mask
 from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.cross_attention import Context, CrossAttention, SelfAttention
 from xmkern.nn.feed_forward import FeedForward, add_norm
+from xmkern.nn.linear import is_plain, product
 
 # What makes of its input what the projection beside it takes.
 Branch = tuple[Callable[[Tensor], Tensor], nn.Linear]
@@ -106,19 +108,21 @@ class TransformerBlock(nn.Module):
     def _pre(self, x: Tensor, branches: list[Branch], dropout_p: float) -> Tensor:
         normed = self.norms[0](x)
         for (branch, out), norm in zip(branches[:-1], self.norms[1:], strict=True):
-            normed, x = add_layer_norm(
-                linear(branch(normed), out.weight), x, norm.weight, norm.bias, linear_bias=out.bias,
-                dropout_p=dropout_p, eps=norm.eps, return_sum=True,
-            )  # fmt: skip
+            normed, x = add_norm(branch(normed), out, x, norm, dropout_p, return_sum=True)
         branch, out = branches[-1]
-        return bias_dropout_add(linear(branch(normed), out.weight), x, out.bias, dropout_p=dropout_p)
+        branched, bias = product(out, branch(normed))
+        return bias_dropout_add(branched, x, bias, dropout_p=dropout_p)
 
     def _sandwich(self, x: Tensor, branches: list[Branch], dropout_p: float) -> Tensor:
         normed = self.norms[0](x)
         for i, (branch, out) in enumerate(branches):
             after, following = self.branch_norms[i], self.norms[i + 1] if i + 1 < len(branches) else None
-            branched = linear(branch(normed), out.weight)
-            common: dict[str, Any] = {"linear_bias": out.bias, "dropout_p": dropout_p, "eps": after.eps}
+            branched, bias = product(out, branch(normed))
+            if not (is_plain(after) and (following is None or is_plain(following))):
+                x = x + after(F.dropout(branched if bias is None else branched + bias, dropout_p))
+                normed = x if following is None else following(x)
+                continue
+            common: dict[str, Any] = {"linear_bias": bias, "dropout_p": dropout_p, "eps": after.eps}
             if following is None:
                 return sandwich_layer_norm(branched, x, after.weight, after.bias, **common)
             normed, x = sandwich_layer_norm(

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from xmkern import functional
 from xmkern.biases import RelativeBias
-from xmkern.functional import KeyValue, gated_residual, linear
+from xmkern.functional import KeyValue, gated_residual
 from xmkern.masks import Mask
 from xmkern.nn.cache import KeyValueCache
 from xmkern.nn.feed_forward import FeedForward
-from xmkern.nn.linear import Linear
+from xmkern.nn.linear import Linear, product
 
 Context = Tensor | KeyValue
 
@@ -202,13 +202,12 @@ class GatedCrossAttention(nn.Module):
         """[B, L, E] -> [B, L, E]; arguments as in :meth:`CrossAttention.forward`."""
         heads, out = self.attention.heads(self.attention_norm(x), context, mask), self.attention.out
         if self.gate is None:
-            attended = linear(heads, out.weight)
-            x = gated_residual(attended, x, self.attention_gate, bias=out.bias, activation="tanh")
+            attended, bias = product(out, heads)
+            x = gated_residual(attended, x, self.attention_gate, bias=bias, activation="tanh")
         else:
             attended = out(heads)
             x = gated_residual(attended, x, self.gate(torch.cat([x, attended], -1)), activation="sigmoid")
-        inner, down = self.feed_forward.inner(self.feed_forward_norm(x)), self.feed_forward.down
-        branch = linear(inner, down.weight)
+        branch, bias = product(self.feed_forward.down, self.feed_forward.inner(self.feed_forward_norm(x)))
         if self.gate is not None:
-            return gated_residual(branch, x, bias=down.bias)
-        return gated_residual(branch, x, self.feed_forward_gate, bias=down.bias, activation="tanh")
+            return gated_residual(branch, x, bias=bias)
+        return gated_residual(branch, x, self.feed_forward_gate, bias=bias, activation="tanh")
