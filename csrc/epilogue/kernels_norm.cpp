@@ -79,18 +79,18 @@ struct Moments {
   Floats normal(Floats x) const { return (x - mean) * scale; }
 };
 
-// What a row is shifted and scaled by. A row without any deviation becomes zeros.
-Moments moments(const AddNorm& p, const float* row, float sum, float eps) {
+// What a row is shifted and scaled by. A row without any deviation becomes zeros. What rounding has left in the mean is
+// summed with the squares and taken off both: beside a small deviation it would be large.
+Moments moments(const AddNorm& p, const float* row, float total, float eps) {
   const auto size = static_cast<float>(p.columns);
-  const float mean = p.rms ? 0.0f : sum / size;
-  const float variance = sum_over(p.columns,
-                                  [&](int64_t c) {
-                                    const Floats x = load(row + c) - mean;
-                                    return x * x;
-                                  }) /
-                             size +
-                         eps;
-  return {mean, variance == 0.0f ? 0.0f : 1.0f / __builtin_sqrtf(variance)};
+  const float mean = p.rms ? 0.0f : total / size;
+  const Two sums = total_over(p.columns, [&](int64_t c) {
+    const Floats x = load(row + c) - mean;
+    return Two{x, x * x};
+  });
+  const float left = p.rms ? 0.0f : sum(sums.first) / size, spread = sum(sums.second) / size - left * left;
+  const float variance = (spread < 0.0f ? 0.0f : spread) + eps;
+  return {mean + left, variance == 0.0f ? 0.0f : 1.0f / __builtin_sqrtf(variance)};
 }
 
 float* moments_of(const AddNorm& p, bool outer) { return p.moments + (outer && p.inner ? 2 * p.rows : 0); }

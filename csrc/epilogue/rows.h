@@ -112,17 +112,35 @@ class Pieces {
   Dtype dtype;
 };
 
-// Sums f over a row of vectors; in the last one, only what is there counts.
+// Two sums at once.
+struct Two {
+  Floats first, second;
+
+  Two operator+(const Two& x) const { return {first + x.first, second + x.second}; }
+  Two& operator+=(const Two& x) { return *this = *this + x; }
+};
+
+// Those lanes whose bits are set, and zeros.
+inline Floats lanes_of(uint32_t bits, Floats x) { return select(bits, x, Floats{}); }
+inline Two lanes_of(uint32_t bits, const Two& x) { return {lanes_of(bits, x.first), lanes_of(bits, x.second)}; }
+
+// f added up over a row of vectors; of the last one, only what is there counts.
 template <class F>
-inline float sum_over(int64_t count, F&& f) {
-  Floats totals[4] = {};
+inline auto total_over(int64_t count, F&& f) {
+  using Value = decltype(f(int64_t{}));
+  Value totals[4] = {};
   int64_t c = 0;
   for (; c + 4 * lanes <= count; c += 4 * lanes)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) totals[i] += f(c + i * lanes);
   for (; c + lanes <= count; c += lanes) totals[0] += f(c);
-  if (c < count) totals[1] += select((1u << (count - c)) - 1, f(c), Floats{});
-  return sum((totals[0] + totals[1]) + (totals[2] + totals[3]));
+  if (c < count) totals[1] += lanes_of((1u << (count - c)) - 1, f(c));
+  return (totals[0] + totals[1]) + (totals[2] + totals[3]);
+}
+
+template <class F>
+inline float sum_over(int64_t count, F&& f) {
+  return sum(total_over(count, f));
 }
 
 // Which elements of a row are kept, a bit each.

@@ -239,6 +239,14 @@ def test_a_row_without_deviation_gives_the_bias(pb_relax, backend):
     assert not torch.autograd.grad(out.sum(), x)[0].any()
 
 
+@pytest.mark.parametrize("D", [768, 4096])
+def test_a_small_deviation_beside_a_large_mean(D, capability):
+    generator = torch.Generator().manual_seed(0)
+    means = 1 + torch.rand(300, 1, generator=generator)
+    for x in (means.expand(300, D), 100 * means + 0.1 * torch.randn(300, D, generator=generator)):
+        assert_matches_reference("add_layer_norm", {"x": x}, backend="cpu")
+
+
 def test_nan_and_infinity_are_kept_where_they_belong(capability):
     x, residual, weight = tensors((40, 33), (40, 33), (33,), grad=False)
     x[3, 5], x[7, 32] = torch.nan, torch.inf

@@ -14,7 +14,23 @@ class KeyValueCache:
         self._held: tuple[Tensor, Tensor] | None = None
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes [B, H, L, D] of L new tokens and returns those of all tokens, [B, H, S, D], as views."""
+        """Takes [B, H, L, D] of L new tokens and returns those of all tokens, [B, H, S, D], as views.
+
+        Raises:
+            ValueError: value has other tokens than key, or one of them other axes, dtype or device than what is held;
+                the cache is as it was.
+        """
+        if value.shape[:3] != key.shape[:3]:
+            raise ValueError(
+                f"value must be [B, H, L, Dv] = {[*key.shape[:3], 'Dv']} as key is, not {list(value.shape)}"
+            )
+        for name, new, held in zip(("key", "value"), (key, value), self._held or (), strict=False):
+            (B, H, _, D), (*axes, _, width) = held.shape, new.shape
+            if [*axes, width] != [B, H, D] or (new.dtype, new.device) != (held.dtype, held.device):
+                raise ValueError(
+                    f"{name} must be {[B, H, 'L', D]}, of {held.dtype} and on {held.device} as what is held, "
+                    f"not {list(new.shape)}, of {new.dtype} and on {new.device}"
+                )
         before, self.length = self.length, self.length + key.shape[2]
         self._held = tuple(  # type: ignore[assignment]
             self._room(held, new) for held, new in zip(self._held or (None, None), (key, value), strict=True)
