@@ -33,6 +33,11 @@ def test_textbook_list():
     assert got == pytest.approx((1 + 2 / 3 + 3 / 4) / 3, abs=1e-15)
 
 
+def test_half_precision_is_read():
+    for dtype in (torch.bfloat16, torch.float16):
+        assert mean_average_precision(torch.tensor([[3, 1, 2]], dtype=dtype), [[0, 0, 1]]) == pytest.approx(1 / 2)
+
+
 def test_the_gallery_is_ranked_by_distance_and_not_taken_as_it_lies():
     assert mean_average_precision([[3, 1, 2]], [[False, False, True]]) == pytest.approx(1 / 2)
     assert mean_average_precision([[3, 2, 1]], [[False, False, True]]) == 1.0

@@ -28,3 +28,10 @@ def test_the_rarest_words_are_left_out_and_no_room_is_refused() -> None:
     assert len(vocabulary) == 7
     with pytest.raises(ValueError, match="length"):
         vocabulary.encode(["a"], 2)
+
+
+def test_marks_and_joiners_go_on_with_a_word() -> None:
+    assert split_words("cafe\u0301 CAFÉ") == ["café", "café"]
+    assert split_words("हिन्दी, علم عُمان") == ["हिन्दी", ",", "علم", "عُمان"]
+    assert split_words("می\u200cخواهم") == ["می\u200cخواهم"]
+    assert split_words("İstanbul") == ["i\u0307stanbul"]

@@ -117,3 +117,12 @@ def test_evaluation_leaves_a_machine_as_it_is(name: str) -> None:
             assert torch.equal(tensor, before[key]), key
         model.train().loss(batch)
         assert model.begun
+
+
+def test_words_that_are_all_but_impossible_have_a_logarithm() -> None:
+    torch.manual_seed(0)
+    model = create_model("multimodal_dbm").eval()
+    model.text.lower.visible_bias.data[7] = -110  # whose exponential is 0 in float32
+    pictures, words = torch.rand(2, 3, 64, 64) * 2 - 1, torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0]])
+    assert model.similarity(pictures, words).isfinite().all()
+    assert model.loss({"pictures": pictures, "words": words}).isfinite()

@@ -12,7 +12,7 @@ from xmkern.functional import q_sample
 from xmkern.models import create_model
 from xmkern.models.glide import hidden_square
 from xmkern.models.parts.adversarial import gradient_norms, held
-from xmkern.models.parts.diffusion import hybrid_loss, learned_range, variational_bound
+from xmkern.models.parts.diffusion import Guided, hybrid_loss, learned_range, noise_of_velocity, variational_bound
 
 SMALL: dict[str, Any] = {"size": 16, "width": 16, "multipliers": (1, 2), "attention": (1,), "head_dim": 16}
 
@@ -46,6 +46,42 @@ def test_the_bound_teaches_the_variance_alone() -> None:
     assert output.grad is not None
     assert not output.grad[:, :3].any()
     assert output.grad[:, 3:].abs().amin(0).amax() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_the_table_of_noise(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    scheduler = learned_range(1000, "squaredcos_cap_v2")
+    table, t = scheduler.alphas_cumprod, torch.tensor([0, 5, 300, 999])
+    pictures, noise = torch.rand(4, 3, 4, 4) * 2 - 1, torch.randn(4, 3, 4, 4)
+    output = torch.randn(4, 6, 4, 4) / 10
+    half = [x.to(dtype) for x in (output, pictures, noise)]
+    loss = hybrid_loss(half[0], half[1], half[1], half[2], t, table)
+    expected = hybrid_loss(output, pictures, pictures, noise, t, table)
+    torch.testing.assert_close(loss.float(), expected, rtol=1e-2, atol=0)
+    found = noise_of_velocity(half[0], half[1], t, table)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), noise_of_velocity(output, pictures, t, table), rtol=2e-2, atol=2e-2)
+    guided = Guided(lambda x, t: half[0], scheduler, lambda x, t: -(x.float() ** 2).flatten(1).sum(1), 1.0)
+    for time in (1, 5, 999):
+        guided(half[1], torch.tensor(time))
+        shifted = guided.shift(0, torch.tensor(time), half[1])
+        assert shifted is not None
+        assert shifted.dtype == dtype
+        assert shifted.isfinite().all()
+
+
+def test_models_draw_in_float64() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name in ("gan", "wgan_gp"):
+            assert create_model(name).double().eval().draw(2, seed=1).dtype == torch.float64
+        model, x, t = (
+            create_model("ddpm", **SMALL).double().eval(),
+            torch.randn(2, 3, 16, 16).double(),
+            torch.tensor([5, 9]),
+        )
+        assert model(x, t).noise.dtype == model.classifier(x, t).dtype == torch.float64
 
 
 def test_samples_come_from_the_kernels_and_the_seed() -> None:

@@ -13,12 +13,11 @@ def test_a_sentence_is_read_on_three_levels():
     states = [encoder.sequence.cell(row[None, :count])[0][0] for row, count in zip(x, (6, 4), strict=True)]
     levels = []
     for state in states:
-        # Windows of zeros behind the end stand for padding; of 6 places and as much beside them as a kernel reaches.
-        padded = torch.cat([state, state.new_zeros(6 - len(state), 6)])
+        # A kernel reaches over both ends, but not beyond.
         beside = []
         for convolution in encoder.convolutions:
             (width,) = convolution.kernel_size
-            wide = torch.nn.functional.pad(padded.T, (width - 1, width - 1))
+            wide = torch.nn.functional.pad(state.T, (width - 1, width - 1))
             windows = wide.unfold(1, width, 1)
             found = torch.einsum("cpw,kcw->kp", windows, convolution.weight) + convolution.bias[:, None]
             beside.append(found.relu().amax(1))
@@ -36,3 +35,14 @@ def test_without_a_cnn_it_reads_frames():
     assert out.text.shape == (1, 8)
     with pytest.raises(ValueError, match=r"config\.picture"):
         model.similarity(torch.randn(2, 3, 64, 64), torch.tensor([[1, 7, 2, 0]]))
+
+
+def test_padding_and_empty_sentences_are_no_words():
+    torch.manual_seed(0)
+    model = create_model("dual_encoding").eval()
+    for convolution in model.text.convolutions:
+        convolution.bias.data += 0.5  # what a window of padding alone would answer
+    words = torch.tensor([[1, 7, 2], [0, 0, 0]])
+    found = model.encode_text(words)
+    assert found.isfinite().all()
+    torch.testing.assert_close(model.encode_text(torch.nn.functional.pad(words, (0, 9))), found)

@@ -120,3 +120,16 @@ def test_as_transformers_generates(beams: int, penalty: float) -> None:
     ended = (expected == END).cumsum(1) - (expected == END).long() > 0
     expected, found = (F.pad(x, (0, 12 - x.shape[1])) for x in (expected.masked_fill(ended, PAD), found))
     assert torch.equal(found, expected)
+
+
+def test_of_nothing_and_for_no_words_nothing_is_written(model: torch.nn.Module) -> None:
+    for search in SEARCHES.values():
+        assert search(model.reader(), torch.zeros(0, 3, dtype=torch.long), length=4).shape == (0, 4)
+        assert search(model.reader(), torch.full((2, 3), 7), length=0).shape == (2, 0)
+
+
+def test_no_temperature_and_no_place_are_refused(model: torch.nn.Module) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        nucleus(model.reader(), begin(1), length=3, temperature=0.0)
+    with pytest.raises(ValueError, match="40 places"):
+        greedy(model.reader(), torch.full((2, 39), 7), length=4, end=-1)

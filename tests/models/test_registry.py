@@ -113,6 +113,8 @@ def test_weights_that_do_not_fit_change_nothing() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match="lacks"):
         load_reference(model, {"logit_scale": torch.tensor(9.0)})
+    with pytest.raises(ValueError, match=r"text_out\.weight \[64, 128\] for \[128, 64\]"):
+        load_reference(create_model("clip", dim=128, text_dim=64), {"text_projection.weight": torch.zeros(64, 128)})
     with pytest.raises(ValueError, match="parity"):
         load_reference(torch.nn.Linear(1, 1), {})
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

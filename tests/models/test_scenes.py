@@ -36,6 +36,23 @@ def test_duda_sees_no_difference_between_a_picture_and_itself() -> None:
     torch.testing.assert_close(maps[:, 0], maps[:, 1])
 
 
+def test_duda_rewards_open_looks_of_words_that_are_there() -> None:
+    torch.manual_seed(0)
+    pictures, words = torch.rand(2, 2, 3, 32, 32), torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0]])
+    batch, losses = {"pictures": pictures, "words": words}, {}
+    for sparse, entropy in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        torch.manual_seed(1)
+        model = create_model("duda", sparse=sparse, entropy=entropy).eval()
+        losses[sparse, entropy] = model.loss(batch)
+    out, said = model(pictures, words), losses[0.0, 0.0]
+    torch.testing.assert_close(losses[1.0, 0.0] - said, out.maps.sum() / 4, rtol=1e-4, atol=1e-4)
+    entropies = -(out.looks * out.looks.log()).sum(-1)  # of the looks at three words, and at two
+    expected = (entropies[0, :3].sum() + entropies[1, :2].sum()) / 2
+    torch.testing.assert_close(said - losses[0.0, 1.0], expected, rtol=1e-4, atol=1e-4)
+    batch["words"] = torch.nn.functional.pad(words, (0, 5))
+    torch.testing.assert_close(model.loss(batch), losses[0.0, 1.0])
+
+
 def centre(frame: torch.Tensor) -> torch.Tensor:
     """Where the ink of [3, H, W] is: row, column."""
     ink = (1 - frame).sum(0)

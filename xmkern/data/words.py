@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -19,12 +21,24 @@ PAD, BEGIN, END, MASK, UNKNOWN = range(5)
 SPECIAL = 5  # the first number that is a word
 
 _IDEOGRAPH = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+|[^\w\s]")
+_JOINERS = "\u200c\u200d"  # inside Persian and Indic words
+
+
+@cache
+def _pattern(marks: str) -> re.Pattern[str]:
+    letter = rf"[^\W{_IDEOGRAPH}]"
+    return re.compile(rf"[{_IDEOGRAPH}]|{letter}(?:{letter}{f'|[{marks}]' if marks else ''})*|[^\w\s]")
 
 
 def split_words(sentence: str) -> list[str]:
-    """``"Red apple!" -> ["red", "apple", "!"]``; a script without spaces is taken by its characters."""
-    return _WORD.findall(sentence.lower())
+    """``"Red apple!" -> ["red", "apple", "!"]``; a script without spaces is taken by its characters.
+
+    Words are composed (NFC), and vowel signs, accents and joiners go on with the word that they follow.
+    """
+    sentence = unicodedata.normalize("NFC", sentence.lower())
+    # re knows no class of marks: those of the sentence make one.
+    marks = {c for c in sentence if c in _JOINERS or unicodedata.category(c)[0] == "M"}
+    return _pattern("".join(sorted(marks))).findall(sentence)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,11 @@ _TIES: tuple[Ties, ...] = ("index", "expected")
 
 
 def _array(value: Any, name: str, axes: str) -> np.ndarray:
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # numpy has no bfloat16; float32 holds its numbers as they are.
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    array = np.asarray(value)
     if array.ndim != len(axes.split(", ")):
         raise ValueError(f"{name} must have the axes [{axes}], got shape {tuple(array.shape)}")
     return array

@@ -140,7 +140,7 @@ class NoisyClassifier(nn.Module):
         self.out = nn.Linear(2 * width, classes)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        time = self.time(time_embedding(t.expand(len(x)), self.width))
+        time = self.time(time_embedding(t.expand(len(x)), self.width).to(x.dtype))
         x = resized(self.fine(self.stem(pixel_unshuffle(x, 2)), time), 0.5)
         x = self.attend(self.coarse(x, time))
         return self.out(self.head(x).mean((2, 3)))

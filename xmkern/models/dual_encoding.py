@@ -73,9 +73,17 @@ class LevelEncoder(nn.Module):
         """[B, T, E], of which ``counts`` int64 [B] are there, and [B, W] -> [B, D], of length 1"""
         states = self.sequence(x, counts).states
         mean = states.sum(1) / counts[:, None]
-        beside = [convolution(states.mT).relu().amax(2) for convolution in self.convolutions]
+        beside = [self._beside(states, counts, convolution) for convolution in self.convolutions]
         levels = torch.cat([self.dropout(mean), self.dropout(torch.cat(beside, 1)), whole], 1)
         return F.normalize(self.dropout(self.norm(self.out(levels))), dim=-1)
+
+    @staticmethod
+    def _beside(states: Tensor, counts: Tensor, convolution: nn.Module) -> Tensor:
+        """[B, T, H] -> [B, kernels], the maxima over windows that see the sequence: behind it only the bias answers."""
+        found = convolution(states.mT).relu()
+        windows = torch.arange(found.shape[2], device=found.device)
+        width = found.shape[2] - states.shape[1] + 1
+        return found.masked_fill((windows >= counts[:, None] + width - 1)[:, None], 0).amax(2)
 
 
 @register(
@@ -109,7 +117,8 @@ class DualEncoding(nn.Module):
 
     def encode_text(self, words: Tensor) -> Tensor:
         """int64 [C, T] -> [C, D], of length 1"""
-        return self.text(self.word(words), lengths(words), bag_of_words(words, self.config.vocabulary))
+        counts = lengths(words).clamp(min=1)  # of an empty sentence one place of padding is read
+        return self.text(self.word(words), counts, bag_of_words(words, self.config.vocabulary))
 
     def forward(self, frames: Tensor, words: Tensor) -> DualEncodingOutput:
         """[B, N, F] and int64 [C, T]"""

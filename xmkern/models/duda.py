@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xmkern.data.words import PAD
 from xmkern.models.parts.convolutions import VGG16, Vgg
 from xmkern.models.parts.generation import Reader, next_word_loss
 from xmkern.models.registry import register
@@ -14,7 +15,7 @@ from xmkern.models.registry import register
 
 @dataclass(frozen=True)
 class DudaConfig:
-    """``attention_hidden``: channels inside the attention; ``sparse``, ``entropy``: what keeps maps and looks sharp."""
+    """``attention_hidden``: channels inside the attention; ``sparse`` keeps maps small, ``entropy`` looks open."""
 
     stages: tuple[tuple[int, ...], ...] = VGG16
     norm: bool = False
@@ -103,11 +104,16 @@ class Duda(nn.Module):
         return DudaOutput(torch.stack(logits, 1), maps, torch.stack(looks, 1))
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Cross entropy of ``words`` int64 [B, T] after ``pictures`` [B, 2, 3, H, W], small maps, undivided looks."""
-        out = self(batch["pictures"], batch["words"])
-        entropy = -(out.looks * out.looks.clamp(min=1e-8).log()).sum(-1).mean()
-        said = next_word_loss(out.logits, batch["words"])
-        return said + self.config.sparse * out.maps.sum((1, 2, 3)).mean() + self.config.entropy * entropy
+        """Cross entropy of ``words`` int64 [B, T] after ``pictures`` [B, 2, 3, H, W], with small maps and open looks.
+
+        L = L_XE + sparse L1 - entropy L_ent, as the authors' code sums them: L1 is the sum of a map, the mean of both,
+        and L_ent that of a sentence's looks, over its words; both are means over the batch.
+        """
+        out, words = self(batch["pictures"], batch["words"]), batch["words"]
+        looks = out.looks[:, :-1]
+        entropy = -(looks * looks.clamp(min=1e-8).log()).sum(-1).masked_fill(words[:, 1:] == PAD, 0).sum(1).mean()
+        size = out.maps.sum((2, 3)).mean()
+        return next_word_loss(out.logits, words) + self.config.sparse * size - self.config.entropy * entropy
 
     def reader(self, pictures: Tensor) -> Reader:
         """What has seen [B, 2, 3, H, W] and stands before the words."""

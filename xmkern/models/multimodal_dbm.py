@@ -155,8 +155,12 @@ class MultimodalDbm(nn.Module):
     def _conditional(self, v: Tensor, w: Tensor) -> Tensor:
         """How badly either modality is told from the other."""
         seen, read = self(v, None), self(None, w)
-        said = -(w * seen.words.log()).sum(1) / w.sum(1).clamp(min=1)
+        said = -(w * self._log_words(seen)).sum(1) / w.sum(1).clamp(min=1)
         return said.mean() + (read.features - v).square().mean()
+
+    def _log_words(self, seen: MultimodalDbmOutput) -> Tensor:
+        """[B, V], log probabilities of a word, of which ``seen.words`` may hold zeros."""
+        return self.text.lower.down(seen.text[0]).log_softmax(1)
 
     def _begin_chains(self, seen: MultimodalDbmOutput) -> None:
         chain: Any = self
@@ -188,5 +192,5 @@ class MultimodalDbm(nn.Module):
     def similarity(self, pictures: Tensor, words: Tensor) -> Tensor:
         """[B, 3, H, W] and int64 [C, T] -> [B, C]: how much likelier each sentence's words are for the picture"""
         w = bag_of_words(words, self.config.vocabulary)
-        said = self(self.features(pictures), None).words.log() - self.text.lower.visible_bias.log_softmax(0)
+        said = self._log_words(self(self.features(pictures), None)) - self.text.lower.visible_bias.log_softmax(0)
         return said @ (w / w.sum(1, keepdim=True).clamp(min=1)).T

@@ -12,7 +12,7 @@ from xmkern import masks
 from xmkern.models.parts.embeddings import WordEmbedding
 from xmkern.models.parts.encoder import Transformer
 from xmkern.models.parts.region_tasks import mismatch
-from xmkern.models.parts.words import IGNORED, Pooler, WordHead, mask_words, masked_word_loss, there
+from xmkern.models.parts.words import IGNORED, Pooler, WordHead, lengths, mask_words, masked_word_loss, there
 from xmkern.models.registry import register
 
 
@@ -82,7 +82,9 @@ class VideoBert(nn.Module):
     def _encode(self, tokens: Tensor, count: int, shown: Tensor | None = None) -> VideoBertOutput:
         """Of int64 [B, T + F] with T = ``count``, of one vocabulary."""
         shown = there(tokens) if shown is None else shown & there(tokens)
-        text, video = self.words(tokens[:, :count]), self.words(tokens[:, count:], segment=1, start=count)
+        # The video's places go on where each sentence ends, whatever the longest one of the batch is.
+        text = self.words(tokens[:, :count])
+        video = self.words(tokens[:, count:], segment=1, start=lengths(tokens[:, :count]))
         x = self.encoder(torch.cat([text, video], 1), mask=masks.dense(shown[:, None, None]))
         return VideoBertOutput(x[:, :count], x[:, count:], self.pooler(x))
 

@@ -30,15 +30,19 @@ def load_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     misfits = [
         f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
         for name in own.keys() & state.keys()
-        if state[name].numel() != own[name].numel()
+        if _shape(state[name]) != _shape(own[name])
     ]
     if missing or unknown or misfits:
         raise ValueError(
             f"state_dict must fit {type(model).__name__}: it lacks {sorted(missing) or 'nothing'}, has besides "
             f"{sorted(unknown) or 'nothing'}, and of other shapes {sorted(misfits) or 'nothing'}"
         )
-    # Axes of length 1 are no difference.
     model.load_state_dict({name: tensor.reshape(own[name].shape) for name, tensor in state.items()}, strict=False)
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    """Axes of length 1 are no difference."""
+    return [length for length in tensor.shape if length != 1]
 
 
 def renamed(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

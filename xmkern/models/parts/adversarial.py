@@ -19,7 +19,7 @@ def gradient_norms(score: Tensor, *inputs: Tensor) -> Tensor:
 
 
 def noise(count: int, dim: int, like: Tensor, seed: int | None = None) -> Tensor:
-    """Normal numbers [count, dim] where ``like`` is, of torch's generator or of a seed."""
+    """Normal numbers [count, dim] where and of the type that ``like`` is, of torch's generator or of a seed."""
     if seed is None:
-        return torch.randn(count, dim, device=like.device)
-    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)).to(like.device)
+        return torch.randn(count, dim, dtype=like.dtype, device=like.device)
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)).to(like)

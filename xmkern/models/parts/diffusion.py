@@ -29,12 +29,18 @@ def learned_range(times: int, schedule: str) -> DDPMScheduler:
         return DDPMScheduler(times, beta_schedule=schedule, variance_type="learned_range")
 
 
+def _table(alphas_cumprod: Tensor, like: Tensor) -> Tensor:
+    """Where ``like`` is, in float32 at least: in half precision 1 - abar is 0 at the ends, and its logarithm none."""
+    return alphas_cumprod.to(like.device, torch.promote_types(like.dtype, torch.float32))
+
+
 def noise_of_velocity(output: Tensor, noisy: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """[B, 2 C, H, W] of which the first half is the velocity -> the same with the noise there: sqrt(1 - abar) x_t +
     sqrt(abar) v (Salimans and Ho, 2022). A small network need not carry all noise through then."""
     velocity, place = output.chunk(2, 1)
-    kept = alphas_cumprod.to(noisy)[t].view(-1, 1, 1, 1)
-    return torch.cat([(1 - kept).sqrt() * noisy + kept.sqrt() * velocity, place], 1)
+    kept = _table(alphas_cumprod, noisy)[t].view(-1, 1, 1, 1)
+    noise = (1 - kept).sqrt() * noisy + kept.sqrt() * velocity
+    return torch.cat([noise, place], 1).to(torch.result_type(noisy, output))
 
 
 def hybrid_loss(
@@ -61,11 +67,12 @@ def variational_bound(
     divergence of p(x_{t-1} | x_t) from the posterior q(x_{t-1} | x_t, x_0); at t = 0, -log2 p(x_0 | x_1) of numbers in
     256 steps.
     """
-    kept = alphas_cumprod.to(noisy)[t].view(-1, 1, 1, 1)
-    before = F.pad(alphas_cumprod.to(noisy), (1, 0), value=1.0)[t].view(-1, 1, 1, 1)
+    table = _table(alphas_cumprod, noisy)
+    kept = table[t].view(-1, 1, 1, 1)
+    before = F.pad(table, (1, 0), value=1.0)[t].view(-1, 1, 1, 1)
     beta = 1 - kept / before
     # At t = 0 the posterior has no variance: that of the time after stands in (as in the authors' code).
-    first = alphas_cumprod[:2].to(noisy)
+    first = table[:2]
     least = ((1 - first[0]) / (1 - first[1]) * (1 - first[1] / first[0])) if len(first) > 1 else beta.min()
     low = ((1 - before) / (1 - kept) * beta).clamp(min=least).log()
     log_variance = (low + beta.log()) / 2 + place * (beta.log() - low) / 2
@@ -119,10 +126,10 @@ class Guided:
         with torch.inference_mode(False), torch.enable_grad():
             x, t = x.clone().requires_grad_(), t.clone()
             (gradient,) = torch.autograd.grad(self.log_probability(x, t).sum(), x)
-        kept = self.scheduler.alphas_cumprod.to(x)
+        kept = _table(self.scheduler.alphas_cumprod, x)
         earlier = self.scheduler.previous_timestep(t)
         before = kept[earlier] if earlier >= 0 else torch.ones_like(kept[0])
         beta = 1 - kept[t] / before
         low, high = ((1 - before) / (1 - kept[t]) * beta).clamp(min=1e-20).log(), beta.log()
-        variance = ((low + high) / 2 + place * (high - low) / 2).exp()
-        return classifier_guidance(previous, variance, gradient, self.scale)
+        variance = ((low + high) / 2 + place.to(kept) * (high - low) / 2).exp()
+        return classifier_guidance(previous, variance.to(previous), gradient, self.scale)

@@ -38,9 +38,16 @@ class WordEmbedding(nn.Module):
             if isinstance(table, nn.Embedding):
                 nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, words: Tensor, segment: int = 0, start: int = 0) -> Tensor:
-        """int64 [B, T] -> [B, T, E]; the first word stands at place ``start``."""
-        x = self.word(words) + self.place.weight[start : start + words.shape[1]]
+    def forward(self, words: Tensor, segment: int = 0, start: int | Tensor = 0) -> Tensor:
+        """int64 [B, T] -> [B, T, E]; the first word stands at place ``start``, or each row's at its own, int64 [B]."""
+        count = words.shape[1]
+        if isinstance(start, Tensor):
+            places = self.place(start[:, None] + torch.arange(count, device=words.device))
+        elif start + count <= self.place.num_embeddings:
+            places = self.place.weight[start : start + count]
+        else:
+            raise ValueError(f"words must end within {self.place.num_embeddings} places, not at {start} + {count}")
+        x = self.word(words) + places
         if self.segment is not None:
             x = x + self.segment.weight[segment]
         return self.dropout(self.norm(x))

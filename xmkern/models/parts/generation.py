@@ -79,6 +79,8 @@ def nucleus(
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, not {share}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}; greedy search takes the likeliest word")
 
     def draw(logits: Tensor) -> Tensor:
         chances, order = (logits.float() / temperature).softmax(-1).sort(-1, descending=True)
@@ -89,8 +91,8 @@ def nucleus(
 
 
 def _walk(reader: Reader, words: Tensor, length: int, end: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
-    if not len(words):
-        return words.new_empty(0, length)
+    if not len(words) or not length:
+        return words.new_empty(len(words), length)
     found: list[Tensor] = []
     over = torch.zeros(len(words), dtype=torch.bool, device=words.device)
     while len(found) < length and not over.all():
@@ -119,6 +121,8 @@ def beam(
     Returns:
         int64 [B, T], the best sentence of each.
     """
+    if not len(words) or not length:
+        return words.new_empty(len(words), length)
     count, device = len(words), words.device
     logits = reader.step(words)
     rows = torch.arange(count, device=device)[:, None]

@@ -18,10 +18,10 @@ def grid_regions(pictures: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Features [B, 17, 3 H W / 16], and boxes [B, 17, 4]: left, top, right, bottom in shares of the picture.
     """
-    side = pictures.shape[-1] // CELLS
-    cells = F.unfold(pictures, side, stride=side).mT
-    whole = F.adaptive_avg_pool2d(pictures, side).flatten(1)[:, None]
-    steps = torch.arange(CELLS, device=pictures.device) / CELLS
+    sides = pictures.shape[2] // CELLS, pictures.shape[3] // CELLS
+    cells = F.unfold(pictures, sides, stride=sides).mT
+    whole = F.adaptive_avg_pool2d(pictures, sides).flatten(1)[:, None]
+    steps = torch.arange(CELLS, dtype=pictures.dtype, device=pictures.device) / CELLS
     top, left = torch.meshgrid(steps, steps, indexing="ij")
     boxes = torch.stack([left, top, left + 1 / CELLS, top + 1 / CELLS], -1).view(-1, 4)
     boxes = torch.cat([boxes.new_tensor([[0.0, 0.0, 1.0, 1.0]]), boxes])

@@ -128,7 +128,7 @@ class UNet(nn.Module):
         Returns:
             [B, out_channels, H, W].
         """
-        time = self.time(time_embedding(t.expand(len(x)), self.width))
+        time = self.time(time_embedding(t.expand(len(x)), self.width).to(x.dtype))
         if condition is not None:
             time = time + condition
         if self.classes is not None:

@@ -61,11 +61,18 @@ class VisualWords:
         kmeans: Any = require("sklearn.cluster", "zoo").KMeans
         count = min(self.branches, len(features.unique(dim=0)))
         found = kmeans(count, n_init=1, max_iter=20, random_state=self.seed).fit(features.numpy())
-        return torch.from_numpy(found.cluster_centers_).to(features.dtype)
+        centres = torch.from_numpy(found.cluster_centers_).to(features.dtype)
+        # A centre that is nearest to nothing would have no subtree: what comes later takes the nearest of the others.
+        return centres[_nearest(features, centres).unique()]
 
     def _descend(self, features: Tensor, path: Tensor, centres: dict[int, Tensor]) -> Tensor:
         below = torch.empty_like(path)
         for node in path.unique().tolist():
             here = path == node
-            below[here] = node * self.branches + torch.cdist(features[here], centres[node]).argmin(1)
+            below[here] = node * self.branches + _nearest(features[here], centres[node])
         return below
+
+
+def _nearest(features: Tensor, centres: Tensor) -> Tensor:
+    """[N, F] and [K, F] -> [N]; by differences: how a matrix product rounds, the rest of the batch decides."""
+    return torch.cdist(features, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)

@@ -86,9 +86,15 @@ class AnswerHead(nn.Sequential):
 def masked_word_loss(head: WordHead, tokens: Tensor, targets: Tensor) -> Tensor:
     """:func:`word_loss` of what a head makes of [B, T, E], which it is asked only where int64 [B, T] is not IGNORED."""
     hidden = targets != IGNORED
-    return F.cross_entropy(head(tokens[hidden]).float(), targets[hidden])
+    return _mean_over(F.cross_entropy(head(tokens[hidden]).float(), targets[hidden], reduction="sum"), hidden)
 
 
 def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of [B, T, vocabulary] with int64 [B, T] in float32, without what is IGNORED."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return _mean_over(total, targets != IGNORED)
+
+
+def _mean_over(total: Tensor, counted: Tensor) -> Tensor:
+    """0 where nothing counts."""
+    return total / counted.sum().clamp(min=1)
