@@ -87,3 +87,11 @@ def test_late_interaction(mean, masked):
         torch.testing.assert_close(ours(*samples), theirs(*samples))
         with pytest.raises(ValueError, match="goes with padded tokens"):
             ours(*samples, *given)
+
+
+def test_late_interaction_of_one_sample():
+    torch.manual_seed(0)
+    a, b = torch.randn(4, 8), torch.randn(5, 6, 8)
+    there = torch.arange(6) < torch.tensor([6, 2, 5, 1, 6])[:, None]
+    torch.testing.assert_close(integration.maxsim(a, b), their_maxsim(a, b))
+    torch.testing.assert_close(integration.maxsim(b, a, there), their_maxsim(b, a, there))

@@ -59,8 +59,8 @@ def maxsim(a: Any, b: Any, a_mask: Any = None, b_mask: Any = None, length_normal
     """``sentence_transformers.util.maxsim`` without the similarities of all tokens; differentiable in O(B N T) bytes.
 
     Args:
-        a: the queries' tokens: [B, R, D], or a list of [R_i, D] each.
-        b: the documents' tokens: [N, T, D], or a list of [T_i, D] each.
+        a: the queries' tokens: [B, R, D], or a list of [R_i, D] each, or one query's [R, D].
+        b: the documents' tokens: [N, T, D], or a list of [T_i, D] each, or one document's [T, D].
         a_mask, b_mask: [B, R] and [N, T], True or 1 where there is a token.
         length_normalize: whether to take the mean over a query's tokens instead of the sum.
 
@@ -86,4 +86,7 @@ def _padded(tokens: Any, mask: Any) -> tuple[Tensor, Tensor | None]:
         padded = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
         return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).to(padded.device)
     tokens = torch.from_numpy(tokens) if isinstance(tokens, np.ndarray) else tokens
-    return tokens, None if mask is None else torch.as_tensor(mask, device=tokens.device).bool()
+    mask = None if mask is None else torch.as_tensor(mask, device=tokens.device).bool()
+    if tokens.dim() == 2:  # of one sample
+        return tokens[None], mask[None] if mask is not None and mask.dim() == 1 else mask
+    return tokens, mask
