@@ -79,12 +79,20 @@ def _evaluate(
     if wanted and graded:
         generator = torch.Generator().manual_seed(0)
         for _ in range(cotangents):
-            drawn = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in graded]
+            drawn = [_cotangent(out, generator) for out in graded]
             grads = torch.autograd.grad(graded, list(wanted.values()), drawn, allow_unused=True, retain_graph=True)
             for (name, value), grad in zip(wanted.items(), grads, strict=True):
                 grad = torch.zeros_like(value) if grad is None else grad
                 results.setdefault(f"gradient of {name}", []).append(grad)
     return {name: [value.detach() for value in values] for name, values in results.items()}
+
+
+def _cotangent(out: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers; of an odd number of rows all are one, in memory too, as the gradient of a sum over rows is."""
+    shape = list(out.shape)
+    if out.dim() > 1 and shape[-2] % 2:
+        shape[-2] = 1
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(out).expand(out.shape)
 
 
 def _name(path: tuple[Any, ...]) -> str:
