@@ -129,8 +129,9 @@ inline void with_activation(Activation activation, F&& f) {
 // What a gate lets through.
 inline Curve open(epilogue::Gate gate, Floats x) {
   if (gate == epilogue::Gate::tanh) {
-    const Sigmoid s = sigmoid2(x * (2.0f * log2_e));
-    return {tanh(x), 4.0f * s.share * s.rest};  // of 1 - tanh^2 little is left where the gate is wide open
+    // Of 1 - y^2 little is left where the gate is wide open: 1 - |y| is e^-2|x| (1 + |y|), and tanh has that power.
+    const Floats y = tanh(x), more = 1.0f + magnitude(y);
+    return {y, exp2(magnitude(x) * (-2.0f * log2_e)) * more * more};
   }
   if (gate == epilogue::Gate::sigmoid) {
     const Sigmoid s = sigmoid2(x * log2_e);
