@@ -110,8 +110,8 @@ def _at_once(
     program: tuple[int, ...] = ()
     tensors: tuple[Tensor, ...] = ()
     if mask is not None:
-        if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() <= 4:
-            mask = dense(mask)
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+            mask = _visible(mask)
         if not isinstance(mask, Mask):
             return None
         program, tensors = mask.program, mask.tensors
@@ -302,9 +302,7 @@ def _lower(
     if mask is not None:
         if isinstance(mask, Tensor):
             if mask.dtype == torch.bool:
-                if mask.dim() > 4:
-                    raise ValueError(f"mask must have at most four axes, [B, H, L, S], not shape {list(mask.shape)}")
-                mask = dense(mask)
+                mask = _visible(mask)
             else:
                 bias, mask = _sum_of_biases(_bias("mask", mask, query, S), bias, query, S), None
         if mask is not None:
@@ -316,6 +314,13 @@ def _lower(
         else:
             bias = _bias("bias", bias, query, S)
     return program, tensors, bias, buckets
+
+
+def _visible(mask: Tensor) -> Mask:
+    """A bool mask, checked by the name that it has here."""
+    if mask.dim() > 4:
+        raise ValueError(f"mask must have at most four axes, [B, H, L, S], not shape {list(mask.shape)}")
+    return dense(mask)
 
 
 def _program(mask: Any, query: Tensor, S: int) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from xmkern.data._packages import require
 
 
+class OtherRun(ValueError):
+    """A file is of another run than that which reads it."""
+
+
 def save(
     path: Path,
     model: nn.Module,
@@ -51,7 +55,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generat
     """Fills model, optimizer and generators from a file of :func:`save` and returns its facts.
 
     Raises:
-        ValueError: the file is of another configuration.
+        OtherRun: the file is of another configuration.
     """
     require("safetensors", "zoo")
     from safetensors import safe_open
@@ -60,7 +64,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generat
         metadata = file.metadata()
         config = json.loads(json.dumps(dataclasses.asdict(model.config)))  # type: ignore[call-overload]
         if json.loads(metadata["config"]) != config:
-            raise ValueError(f"{path} holds a model of another configuration: {metadata['config']}")
+            raise OtherRun(f"{path} holds a model of another configuration: {metadata['config']}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     states: dict[int, dict[str, Tensor]] = {}

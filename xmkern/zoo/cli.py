@@ -12,6 +12,7 @@ from rich.table import Table
 from xmkern.models import list_models, model_card
 from xmkern.models.registry import SECTIONS
 from xmkern.zoo import report
+from xmkern.zoo.checkpoint import OtherRun
 from xmkern.zoo.recipes import RECIPES
 from xmkern.zoo.training import train
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except ValueError as error:  # a checkpoint of another run
+    except OtherRun as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

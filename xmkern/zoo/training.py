@@ -57,7 +57,7 @@ def train(
         report: called after each step with its number, how many there are, and the loss.
 
     Raises:
-        ValueError: there is no such recipe, or the file is of another run.
+        ValueError: there is no such recipe, or (OtherRun) the file is of another run.
     """
     if name not in RECIPES:
         raise ValueError(f"name must be one of {', '.join(RECIPES)}, not {name!r}")
@@ -73,7 +73,7 @@ def train(
     if file is not None and file.exists():
         facts = checkpoint.load(file, model, optimizer, generator)
         if facts["run"] != run:
-            raise ValueError(f"{file} is of another run, {facts['run']}, not {run}")
+            raise checkpoint.OtherRun(f"{file} is of another run, {facts['run']}, not {run}")
         losses, seconds, fitted = facts["losses"], facts["seconds"], facts["fitted"]
 
     def keep() -> None:

@@ -140,7 +140,7 @@ class _AddNorm(torch.autograd.Function):
         ctx.mark_non_differentiable(moments)
         ctx.set_materialize_grads(False)
         ctx.outputs, ctx.options = (outer, keep_sum), (inner, rms, dropout_p)
-        ctx.mixed = x is not None and residual is not None and x.dtype != residual.dtype
+        ctx.mixed = residual is not None and residual.dtype != x.dtype
         # A sum that the caller has anyway is kept in place of what it was summed of, if anything reads it.
         needed = inner or not keep_sum
         summed = outer and not keep_sum
